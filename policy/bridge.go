@@ -1,0 +1,29 @@
+package policy
+
+import "fmt"
+
+// Bridge is a lane's bridge in the host's namespace.
+type Bridge struct {
+	Name string
+	Lane string // from its alias
+	MTU  int    // bytes
+	Up   bool
+}
+
+func (b Bridge) key() key { return linkKey("", b.Name) }
+
+// linkKey is one key for bridges and veths alike: two links of one name cannot be.
+func linkKey(netns, name string) key { return key{kind: kindBridge, netns: netns, name: name} }
+
+func (b Bridge) add() []string {
+	return []string{
+		fmt.Sprintf("ip link add %s group %d mtu %d type bridge", b.Name, LinkGroup, b.MTU),
+		fmt.Sprintf("ip link set dev %s alias %s%s up", b.Name, AliasPrefix, b.Lane),
+	}
+}
+
+func (b Bridge) replace(Object) []string {
+	return []string{fmt.Sprintf("ip link set dev %s alias %s%s mtu %d up", b.Name, AliasPrefix, b.Lane, b.MTU)}
+}
+
+func (b Bridge) remove() []string { return []string{"ip link del dev " + b.Name} }

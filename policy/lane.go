@@ -1,0 +1,95 @@
+// Package policy decides what a lane is in the kernel. It is pure: it knows no
+// D-Bus, no netlink, no process and no clock, so every branch of it is tested
+// without root.
+//
+// The way through it: a [Lane] is what the user wants, an [Uplink] what
+// NetworkManager has, [Allocate] gives automatic lanes their numbers, [Build]
+// turns all three into the desired [State], and [Diff] into the [Op]s that lead
+// there from the observed one.
+package policy
+
+import (
+	"fmt"
+	"net/netip"
+	"regexp"
+)
+
+// Lane is what the user asks for: one lane file, with every default of
+// uplane.toml already filled in.
+type Lane struct {
+	Name     string
+	Uplink   []Selector     // in order of preference; never empty
+	Subnet   netip.Prefix   // IPv4, masked; zero: automatic
+	Table    uint32         // zero: automatic
+	Mark     uint32         // zero: none
+	Bridge   string         // name of the bridge; empty: ul-NAME
+	NoBridge bool           // the address goes on the veth's host end instead
+	DNS      []netip.Addr   // empty: the uplink's
+	Allow    []netip.Prefix // reachable beside the uplink, by the main table
+	IPv6     IPv6Mode
+	Enabled  bool
+}
+
+// IPv6Mode says what a lane does with IPv6.
+type IPv6Mode string
+
+// The values of the lane key ipv6.
+const (
+	IPv6Auto IPv6Mode = "auto"
+	IPv6Off  IPv6Mode = "off"
+)
+
+var laneName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,31}$`)
+
+// CheckLaneName returns an error that tells the allowed form unless name can be
+// a lane's name. Lane names become file, namespace and object-path names.
+func CheckLaneName(name string) error {
+	if !laneName.MatchString(name) {
+		return fmt.Errorf("invalid lane name %q: use 1 to 32 of a-z 0-9 _ -, the first a letter or digit", name)
+	}
+	return nil
+}
+
+// CheckInterfaceName returns an error unless the kernel would take name for a
+// network interface and a shell line could carry it unquoted. It is stricter
+// than the kernel's dev_valid_name, which allows any byte but '/', ':' and
+// white space.
+func CheckInterfaceName(name string) error {
+	if len(name) == 0 || len(name) > 15 || name == "." || name == ".." || !interfaceName.MatchString(name) {
+		return fmt.Errorf("invalid interface name %q: use 1 to 15 of a-z A-Z 0-9 . _ -, the first no dash", name)
+	}
+	return nil
+}
+
+var interfaceName = regexp.MustCompile(`^[A-Za-z0-9._][A-Za-z0-9._-]*$`)
+
+// Lanes' tables and subnets must stay clear of what the kernel reserves.
+const (
+	minSubnetBits = 8
+	maxSubnetBits = 30
+)
+
+// CheckTable returns an error unless a lane may use routing table n: 0 means
+// "unspecified" to the kernel and 253 to 255 are default, main and local.
+func CheckTable(n uint32) error {
+	if n == 0 || (n >= 253 && n <= 255) {
+		return fmt.Errorf("invalid table %d: use 1 to 4294967295 except 253-255 (default, main, local)", n)
+	}
+	return nil
+}
+
+// CheckSubnet returns an error unless p can be a lane's subnet: private or
+// shared IPv4 space, masked, with room for the two ends of the lane.
+func CheckSubnet(p netip.Prefix) error {
+	switch {
+	case !p.IsValid() || !p.Addr().Is4():
+		return fmt.Errorf("invalid subnet %v: use an IPv4 prefix such as 10.0.1.0/24", p)
+	case p != p.Masked():
+		return fmt.Errorf("invalid subnet %v: host bits are set; did you mean %v?", p, p.Masked())
+	case p.Bits() < minSubnetBits || p.Bits() > maxSubnetBits:
+		return fmt.Errorf("invalid subnet %v: the prefix length must be %d to %d", p, minSubnetBits, maxSubnetBits)
+	case p.Addr().IsMulticast() || p.Addr().IsLoopback() || p.Addr().IsUnspecified() || p.Addr().IsLinkLocalUnicast() || p.Addr().As4()[0] >= 240 || p.Addr().As4()[0] == 0:
+		return fmt.Errorf("invalid subnet %v: not unicast space; use a private one such as 10.0.1.0/24", p)
+	}
+	return nil
+}

@@ -1,0 +1,54 @@
+package policy
+
+import "net/netip"
+
+// Uplink is a device NetworkManager manages, as far as a lane cares: who it is
+// and which ways out it has. Addresses, routes and DNS servers may be of both
+// families.
+type Uplink struct {
+	Interface  string
+	Type       string // as nmcli names it: wifi, ethernet, gsm, bluetooth, …
+	Connection string // the active profile's name
+	UUID       string // the active profile's UUID
+	SSID       string // Wi-Fi only
+
+	Phase     Phase
+	Addresses []netip.Prefix // with host bits, in NetworkManager's order
+	Routes    []UplinkRoute  // the default included; the order does not matter
+	DNS       []netip.Addr   // in order of preference
+	Search    []string       // DNS search domains
+}
+
+// Phase is how far a device is with its connection.
+type Phase int
+
+// The phases, from NetworkManager's device states.
+const (
+	PhaseDown     Phase = iota // no connection, or it is being taken down
+	PhaseChanging              // between PREPARE and SECONDARIES: being (re)activated
+	PhaseActive                // ACTIVATED
+)
+
+// UplinkRoute is one way out of an uplink.
+type UplinkRoute struct {
+	Dst    netip.Prefix // masked
+	Via    netip.Addr   // zero: on-link
+	Metric uint32
+}
+
+// Gateway returns the next hop of the uplink's IPv4 default route with the
+// lowest metric, and whether there is a default at all. A default without a next hop
+// (point-to-point devices) gives a zero address and true.
+func (u *Uplink) Gateway() (netip.Addr, bool) {
+	var best *UplinkRoute
+	for i := range u.Routes {
+		r := &u.Routes[i]
+		if r.Dst.Bits() == 0 && r.Dst.Addr().Is4() && (best == nil || r.Metric < best.Metric) {
+			best = r
+		}
+	}
+	if best == nil {
+		return netip.Addr{}, false
+	}
+	return best.Via, true
+}

@@ -1,0 +1,42 @@
+package policy
+
+import "fmt"
+
+// InnerLink is the name of the veth's end inside the namespace.
+const InnerLink = "eth0"
+
+// Veth is the pair that connects a lane's namespace to the host.
+type Veth struct {
+	Name    string // the host's end
+	Lane    string // from the host end's alias
+	Netns   string // where the inner end is; empty when it is in none of ours
+	Inner   string // the inner end's name
+	Bridge  string // the bridge the host's end is a port of; empty: none
+	MTU     int    // of both ends, bytes; 0 when they differ
+	Up      bool
+	InnerUp bool
+}
+
+func (v Veth) key() key { return linkKey("", v.Name) }
+
+func (v Veth) add() []string {
+	return []string{
+		fmt.Sprintf("ip link add %s group %d mtu %d type veth peer name %s mtu %d netns %s", v.Name, LinkGroup, v.MTU, v.Inner, v.MTU, v.Netns),
+		v.set(),
+		fmt.Sprintf("ip -n %s link set dev %s up", v.Netns, v.Inner),
+	}
+}
+
+func (v Veth) set() string {
+	master := "nomaster"
+	if v.Bridge != "" {
+		master = "master " + v.Bridge
+	}
+	return fmt.Sprintf("ip link set dev %s alias %s%s mtu %d %s up", v.Name, AliasPrefix, v.Lane, v.MTU, master)
+}
+
+func (v Veth) replace(Object) []string {
+	return []string{v.set(), fmt.Sprintf("ip -n %s link set dev %s mtu %d up", v.Netns, v.Inner, v.MTU)}
+}
+
+func (v Veth) remove() []string { return []string{"ip link del dev " + v.Name} }
