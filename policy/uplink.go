@@ -39,11 +39,16 @@ type UplinkRoute struct {
 // Gateway returns the next hop of the uplink's IPv4 default route with the
 // lowest metric, and whether there is a default at all. A default without a next hop
 // (point-to-point devices) gives a zero address and true.
-func (u *Uplink) Gateway() (netip.Addr, bool) {
+func (u *Uplink) Gateway() (netip.Addr, bool) { return u.gateway(netip.Addr.Is4) }
+
+// Gateway6 is Gateway for IPv6.
+func (u *Uplink) Gateway6() (netip.Addr, bool) { return u.gateway(netip.Addr.Is6) }
+
+func (u *Uplink) gateway(family func(netip.Addr) bool) (netip.Addr, bool) {
 	var best *UplinkRoute
 	for i := range u.Routes {
 		r := &u.Routes[i]
-		if r.Dst.Bits() == 0 && r.Dst.Addr().Is4() && (best == nil || r.Metric < best.Metric) {
+		if r.Dst.Bits() == 0 && family(r.Dst.Addr()) && (best == nil || r.Metric < best.Metric) {
 			best = r
 		}
 	}

@@ -1,0 +1,144 @@
+// Command uplane pins programs to an uplink: it asks the daemon for lanes and
+// runs programs in them.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"uplane/internal/bus"
+	"uplane/internal/enter"
+)
+
+// Exit codes. A command in a lane has its own.
+const (
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+func main() {
+	// A program that starts in a lane should not wait for the command tree to be built.
+	if len(os.Args) > 1 && os.Args[1] == "run" && !wantsHelp(os.Args[2:]) {
+		os.Exit(runInLane(os.Args[2:]))
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	os.Exit(execute(ctx, os.Args[1:]))
+}
+
+func execute(ctx context.Context, args []string) int {
+	root := command()
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	var usage usageError
+	if errors.As(err, &usage) || strings.HasPrefix(err.Error(), "unknown command") {
+		report(err, "uplane --help")
+		return exitUsage
+	}
+	report(err, hint(err))
+	return exitFailed
+}
+
+// report prints an error as "uplane: WHAT: WHY" and what to do next.
+func report(err error, next string) {
+	fmt.Fprintln(os.Stderr, "uplane:", err)
+	if next != "" {
+		fmt.Fprintln(os.Stderr, "  try:", next)
+	}
+}
+
+func hint(err error) string {
+	switch {
+	case errors.Is(err, bus.ErrNoDaemon):
+		return "systemctl start uplaned, or sudo uplaned"
+	case errors.Is(err, bus.ErrDenied):
+		return "the same with sudo"
+	case errors.Is(err, bus.ErrNoBus):
+		return "systemctl status dbus"
+	}
+	return ""
+}
+
+// usageError is a mistake in the command line.
+type usageError struct{ error }
+
+func command() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "uplane",
+		Short: "Pin programs to an uplink",
+		Long: `Uplane runs programs in lanes. A lane is a network namespace whose every
+packet leaves by one chosen uplink, say the idle Wi-Fi card, while the rest of
+the machine stays on its default route.`,
+		Example: `  uplane up steam --uplink wlp6s0     make a lane that leaves by wlp6s0
+  uplane run steam -- curl ifconfig.me   run a program in it
+  uplane status steam                    see how it is`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usageError{fmt.Errorf("unknown command %q", args[0])}
+			}
+			return nil
+		},
+		Run: func(c *cobra.Command, _ []string) { _ = c.Help() },
+	}
+	root.CompletionOptions.HiddenDefaultCmd = true
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.AddCommand(upCommand(), downCommand(), removeCommand(), listCommand(), statusCommand(), planCommand(), reloadCommand(), runCommand())
+	return root
+}
+
+// lanes returns an argument check for exactly n lane names.
+func laneArgs(least, most int) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		if len(args) < least || len(args) > most {
+			return usageError{fmt.Errorf("%s: expected a lane's name: uplane %s", c.Name(), c.Use)}
+		}
+		return nil
+	}
+}
+
+// withDaemon calls f with a connection to the daemon.
+func withDaemon(ctx context.Context, f func(*bus.Client) error) error {
+	client, err := bus.Dial(ctx)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	return f(client)
+}
+
+func wantsHelp(args []string) bool {
+	return len(args) == 0 || args[0] == "-h" || args[0] == "--help"
+}
+
+func runInLane(args []string) int { return enter.Run(args, os.Environ(), os.Stderr) }
+
+func runCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "run LANE [--] COMMAND [ARG...]",
+		Short: "Run a program in a lane",
+		Long: `Run a program in a lane. Everything it sends leaves by the lane's uplink, or
+not at all. It keeps its terminal, files and environment; names are resolved
+by the lane's DNS servers, and proxy settings that point at this machine's
+loopback are dropped, as the lane has a loopback of its own.
+
+The exit code is the program's: 128+n when signal n ended it, 127 when it was not
+found, 126 when it can't be executed, 125 when uplane failed.`,
+		Example: "  uplane run steam -- curl https://example.org",
+		Args: func(*cobra.Command, []string) error {
+			return usageError{errors.New("run: expected a lane and a command: uplane run LANE [--] COMMAND")}
+		},
+		RunE: func(*cobra.Command, []string) error { return nil },
+	}
+}

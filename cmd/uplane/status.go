@@ -1,0 +1,185 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"uplane/internal/bus"
+)
+
+func listCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "list",
+		Short: "List lanes, a line each",
+		Args:  laneArgs(0, 0),
+		RunE: func(c *cobra.Command, _ []string) error {
+			return withDaemon(c.Context(), func(client *bus.Client) error {
+				lanes, err := client.List(c.Context())
+				if err != nil {
+					return err
+				}
+				return printTable(os.Stdout, lanes)
+			})
+		},
+	}
+}
+
+func printTable(w io.Writer, lanes []bus.Lane) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "LANE\tSTATE\tUPLINK\tGATEWAY\tSUBNET\tTABLE\tREASON")
+	for _, l := range lanes {
+		table := "-"
+		if l.Table != 0 {
+			table = fmt.Sprint(l.Table)
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", l.Name, l.State, dash(l.Uplink.Interface), dash(l.IPv4.Gateway), dash(l.Subnet), table, l.Reason)
+	}
+	return t.Flush()
+}
+
+func dash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+func statusCommand() *cobra.Command {
+	var asJSON, watch bool
+	c := &cobra.Command{
+		Use:   "status [LANE]",
+		Short: "Show how lanes are, and why",
+		Args:  laneArgs(0, 1),
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "for programs; with --watch one document a line")
+	c.Flags().BoolVar(&watch, "watch", false, "show every change until interrupted")
+	c.RunE = func(c *cobra.Command, args []string) error {
+		return withDaemon(c.Context(), func(client *bus.Client) error {
+			show := func() error { return showStatus(c.Context(), client, args, asJSON, watch) }
+			if !watch {
+				return show()
+			}
+			return watchStatus(c.Context(), client, show)
+		})
+	}
+	return c
+}
+
+// watchStatus shows the lanes now and after every change.
+func watchStatus(ctx context.Context, client *bus.Client, show func() error) error {
+	changes, err := client.Changes(ctx)
+	if err != nil {
+		return err
+	}
+	for {
+		if err := show(); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case _, ok := <-changes:
+			if !ok {
+				return bus.ErrNoBus
+			}
+		}
+	}
+}
+
+func showStatus(ctx context.Context, client *bus.Client, args []string, asJSON, watch bool) error {
+	lanes, err := client.List(ctx)
+	if err != nil {
+		return err
+	}
+	if len(args) == 1 {
+		lane, err := findIn(lanes, args[0])
+		if err != nil {
+			return err
+		}
+		lanes = []bus.Lane{lane}
+	}
+	if asJSON {
+		enc := json.NewEncoder(os.Stdout)
+		if !watch {
+			enc.SetIndent("", "  ")
+		}
+		return enc.Encode(map[string][]bus.Lane{"lanes": lanes})
+	}
+	if watch && terminal(os.Stdout) {
+		fmt.Print("\x1b[H\x1b[2J") // home, clear
+	}
+	for i, l := range lanes {
+		if i > 0 {
+			fmt.Println()
+		}
+		printLane(os.Stdout, l)
+	}
+	if len(lanes) == 0 {
+		fmt.Println("no lanes yet; try: uplane up steam --uplink wlp6s0")
+	}
+	return nil
+}
+
+func printLane(w io.Writer, l bus.Lane) {
+	fmt.Fprintln(w, sentence(l))
+	line := func(name, value string) {
+		if value != "" {
+			fmt.Fprintf(w, "  %-10s %s\n", name, value)
+		}
+	}
+	line("uplink", strings.Join(nonEmpty(l.Uplink.Interface, l.Uplink.Connection, l.Uplink.SSID), ", "))
+	line("address", strings.Join(l.IPv4.Addresses, ", "))
+	line("gateway", l.IPv4.Gateway)
+	line("dns", strings.Join(l.DNS, ", "))
+	line("subnet", l.Subnet)
+	if l.Table != 0 {
+		line("table", fmt.Sprint(l.Table))
+	}
+	if l.Mark != 0 {
+		line("mark", fmt.Sprint(l.Mark))
+	}
+	line("bridge", l.Bridge)
+	line("namespace", l.Namespace)
+	if since, err := time.Parse(time.RFC3339, l.Since); err == nil {
+		line("since", since.Local().Format("2006-01-02 15:04:05"))
+	}
+}
+
+// sentence says how a lane is in one line.
+func sentence(l bus.Lane) string {
+	s := "lane " + l.Name + " is " + l.State
+	switch l.State {
+	case "up", "degraded":
+		s += " by " + l.Uplink.Interface
+	case "waiting":
+		s += ", so nothing leaves"
+	}
+	if l.Reason != "" {
+		s += ": " + l.Reason
+	}
+	return s
+}
+
+func nonEmpty(all ...string) []string {
+	var out []string
+	for _, s := range all {
+		if s != "" {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+func terminal(f *os.File) bool {
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
+}

@@ -1,0 +1,205 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"uplane/internal/bus"
+)
+
+// patience is how long up waits for an uplink that is not there yet.
+const patience = 10 * time.Second
+
+func upCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "up LANE",
+		Short: "Bring a lane up; make it when there is none",
+		Long: `Bring a lane up and wait until it is, or say why not. Options are written to
+the lane's file, /etc/uplane/lanes.d/LANE.toml, which is made when there is none.`,
+		Example: "  uplane up steam --uplink wlp6s0\n  uplane up steam --uplink ssid:Home,type:gsm --mark 100",
+		Args:    laneArgs(1, 1),
+	}
+	f := c.Flags()
+	f.StringSlice("uplink", nil, "where it leaves: wlp6s0, connection:NAME, uuid:…, ssid:NAME or type:wifi; several in order of preference")
+	f.String("subnet", "", "its IPv4 prefix, such as 10.0.1.0/24 (default: the next free one)")
+	f.String("table", "", "its routing table (default: the next free one from 100 on)")
+	f.String("mark", "", "also mark its packets, as the hand recipe does")
+	f.String("bridge", "", "its bridge's name, or false for none (default: ul-LANE)")
+	c.RunE = func(c *cobra.Command, args []string) error {
+		changes, err := upChanges(c)
+		if err != nil {
+			return usageError{err}
+		}
+		return withDaemon(c.Context(), func(client *bus.Client) error { return up(c.Context(), client, args[0], changes) })
+	}
+	return c
+}
+
+// upChanges returns the keys of the lane file that the options change.
+func upChanges(c *cobra.Command) (map[string]any, error) {
+	changes := map[string]any{}
+	f := c.Flags()
+	if f.Changed("uplink") {
+		sel, _ := f.GetStringSlice("uplink")
+		changes["uplink"] = sel
+		if len(sel) == 1 {
+			changes["uplink"] = sel[0]
+		}
+	}
+	if f.Changed("subnet") {
+		changes["subnet"], _ = f.GetString("subnet")
+	}
+	if f.Changed("bridge") {
+		name, _ := f.GetString("bridge")
+		changes["bridge"] = name
+		if name == "false" {
+			changes["bridge"] = false
+		}
+	}
+	for _, key := range []string{"table", "mark"} {
+		if !f.Changed(key) {
+			continue
+		}
+		text, _ := f.GetString(key)
+		n, err := strconv.ParseUint(text, 0, 32)
+		if err != nil {
+			return nil, fmt.Errorf("up: --%s %s: use a number from 1 to 4294967295", key, text)
+		}
+		changes[key] = uint32(n)
+	}
+	return changes, nil
+}
+
+// up asks for the lane and waits until it is up.
+func up(ctx context.Context, client *bus.Client, name string, changes map[string]any) error {
+	notices, err := client.Changes(ctx)
+	if err != nil {
+		return err
+	}
+	lane, err := client.Up(ctx, name, changes)
+	if err != nil {
+		return fmt.Errorf("up %s: %w", name, err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	said := false
+	for lane.State == "waiting" {
+		if !said {
+			fmt.Fprintf(os.Stderr, "lane %s is waiting: %s\n", name, lane.Reason)
+			said = true
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("up %s: still waiting: %s; it comes up by itself when the uplink does, and nothing leaves until then", name, lane.Reason)
+		case <-notices:
+		}
+		if lane, err = findLane(ctx, client, name); err != nil {
+			return err
+		}
+	}
+	if lane.State != "up" && lane.State != "degraded" {
+		return fmt.Errorf("up %s: %s", name, lane.Reason)
+	}
+	fmt.Println(sentence(lane))
+	return nil
+}
+
+func findLane(ctx context.Context, client *bus.Client, name string) (bus.Lane, error) {
+	lanes, err := client.List(ctx)
+	if err != nil {
+		return bus.Lane{}, err
+	}
+	return findIn(lanes, name)
+}
+
+func findIn(lanes []bus.Lane, name string) (bus.Lane, error) {
+	for _, l := range lanes {
+		if l.Name == name {
+			return l, nil
+		}
+	}
+	return bus.Lane{}, fmt.Errorf("%s: no such lane; uplane list shows those there are", name)
+}
+
+func downCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "down LANE",
+		Short: "Take a lane down, until up or the next boot",
+		Args:  laneArgs(1, 1),
+		RunE: func(c *cobra.Command, args []string) error {
+			return withDaemon(c.Context(), func(client *bus.Client) error {
+				if _, err := client.Down(c.Context(), args[0]); err != nil {
+					return fmt.Errorf("down %s: %w", args[0], err)
+				}
+				return nil
+			})
+		},
+	}
+}
+
+func removeCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "remove LANE",
+		Short: "Take a lane down and delete its file",
+		Args:  laneArgs(1, 1),
+		RunE: func(c *cobra.Command, args []string) error {
+			return withDaemon(c.Context(), func(client *bus.Client) error {
+				if err := client.Remove(c.Context(), args[0]); err != nil {
+					return fmt.Errorf("remove %s: %w", args[0], err)
+				}
+				return nil
+			})
+		},
+	}
+}
+
+func reloadCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "reload",
+		Short: "Read the lane files again",
+		Args:  laneArgs(0, 0),
+		RunE: func(c *cobra.Command, _ []string) error {
+			return withDaemon(c.Context(), func(client *bus.Client) error {
+				problems, err := client.Reload(c.Context())
+				if err != nil {
+					return fmt.Errorf("reload: %w", err)
+				}
+				for _, p := range problems {
+					fmt.Fprintln(os.Stderr, "uplane:", p)
+				}
+				if len(problems) > 0 {
+					return fmt.Errorf("reload: %d problems; those lanes stay as they were", len(problems))
+				}
+				return nil
+			})
+		},
+	}
+}
+
+func planCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "plan LANE",
+		Short: "Show the shell lines that up would carry out; nothing is done",
+		Args:  laneArgs(1, 1),
+		RunE: func(c *cobra.Command, args []string) error {
+			return withDaemon(c.Context(), func(client *bus.Client) error {
+				lines, err := client.Plan(c.Context(), args[0])
+				if err != nil {
+					return fmt.Errorf("plan %s: %w", args[0], err)
+				}
+				for _, l := range lines {
+					fmt.Println(l)
+				}
+				if len(lines) == 0 {
+					fmt.Fprintf(os.Stderr, "nothing to do: lane %s is as it shall be\n", args[0])
+				}
+				return nil
+			})
+		},
+	}
+}

@@ -1,0 +1,107 @@
+// Command uplaned keeps lanes true: it follows NetworkManager and the kernel,
+// and serves the D-Bus API.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+
+	"golang.org/x/sync/errgroup"
+
+	"uplane/internal/bus"
+	"uplane/internal/config"
+	"uplane/internal/kernel"
+	"uplane/internal/netfilter"
+	"uplane/internal/reconcile"
+	"uplane/internal/state"
+	"uplane/nm"
+)
+
+func main() { os.Exit(run(os.Args[1:], os.Stderr)) }
+
+type options struct {
+	configDir, libDir, stateDir, runtimeDir string
+	verbose                                 bool
+}
+
+func run(args []string, stderr io.Writer) int {
+	var o options
+	flags := flag.NewFlagSet("uplaned", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	flags.StringVar(&o.configDir, "config-dir", "/etc/uplane", "the administrator's lane files and uplane.toml")
+	flags.StringVar(&o.stateDir, "state-dir", "/var/lib/uplane", "what lanes were given, kept across reboots")
+	flags.StringVar(&o.runtimeDir, "runtime-dir", "/run/uplane", "what was changed on the host, until the next boot")
+	flags.BoolVar(&o.verbose, "verbose", false, "log what is waited for, too")
+	if err := flags.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return 0
+		}
+		return 2
+	}
+	o.libDir = "/usr/lib/uplane"
+	if err := serve(o, stderr); err != nil {
+		fmt.Fprintln(stderr, "uplaned:", err)
+		return 1
+	}
+	return 0
+}
+
+func serve(o options, stderr io.Writer) error {
+	if os.Geteuid() != 0 {
+		return errors.New("must run as root: it makes namespaces, routes and firewall rules")
+	}
+	level := slog.LevelInfo
+	if o.verbose {
+		level = slog.LevelDebug
+	}
+	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))
+	debug.SetGCPercent(50) // a daemon that mostly sleeps: memory is dearer than the rare collection
+
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+
+	saved, err := state.OpenSaved(o.stateDir)
+	if err != nil {
+		log.Warn("state", "error", err)
+	}
+	runtime, err := state.OpenRuntime(o.runtimeDir)
+	if err != nil {
+		log.Warn("state", "error", err)
+	}
+	dirs := config.Dirs{Etc: o.configDir, Run: o.runtimeDir, Lib: o.libDir}
+	cfg, _ := config.Load(dirs)
+	firewall, err := netfilter.Open(cfg.Firewall, runtime.Get().Tables)
+	if err != nil {
+		return err
+	}
+
+	var loop *reconcile.Loop
+	poke := func() { loop.Poke() }
+	watcher := nm.NewWatcher(nm.Options{Log: log, Changed: poke})
+	kern, err := kernel.Open(log, poke)
+	if err != nil {
+		return err
+	}
+	defer kern.Close()
+	var server *bus.Server
+	loop = reconcile.New(reconcile.Options{
+		Log: log, Dirs: dirs, Kernel: kern, Firewall: firewall, Uplinks: watcher.Snapshot, Grace: kernel.Grace,
+		Saved: saved, Runtime: runtime, Changed: func() { server.Changed() },
+	})
+	server = bus.NewServer(manager{loop}, log)
+
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return watcher.Run(ctx) })
+	group.Go(func() error { return netfilter.Watch(ctx, poke) })
+	group.Go(func() error { return loop.Run(ctx) })
+	group.Go(func() error { return server.Run(ctx) })
+	return group.Wait()
+}

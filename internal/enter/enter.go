@@ -1,0 +1,148 @@
+// Package enter runs a program in a lane from this very process, as root can:
+// it enters the namespace, gives the program its own view of a few files, and
+// becomes it. It asks nobody, so it costs little more than the program itself.
+package enter
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"syscall"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"uplane/policy"
+)
+
+// Exit codes of run, as env(1) and nohup(1) have them.
+const (
+	exitUsage      = 2
+	exitFailed     = 125 // uplane itself failed
+	exitCannotExec = 126
+	exitNotFound   = 127
+)
+
+// Run executes args, "LANE [--] COMMAND [ARG...]", and returns only when that
+// fails, with the exit code.
+func Run(args, environ []string, stderr io.Writer) int {
+	fail := func(code int, err error, next string) int {
+		fmt.Fprintln(stderr, "uplane: run:", err)
+		if next != "" {
+			fmt.Fprintln(stderr, "  try:", next)
+		}
+		return code
+	}
+	lane, command, err := parse(args)
+	if err != nil {
+		return fail(exitUsage, err, "uplane run LANE [--] COMMAND")
+	}
+	if err := policy.CheckLaneName(lane); err != nil {
+		return fail(exitFailed, err, "uplane list")
+	}
+	if os.Geteuid() != 0 {
+		return fail(exitFailed, errors.New("only root can enter a lane"), "the same with sudo")
+	}
+	runtime.LockOSThread() // namespaces belong to the thread that will become the program
+	if err := enterNetns(lane); err != nil {
+		next := ""
+		if errors.Is(err, fs.ErrNotExist) {
+			err, next = fmt.Errorf("there is no lane %s, or it is down", lane), "uplane up "+lane
+		}
+		return fail(exitFailed, err, next)
+	}
+	if err := privateFiles(lane); err != nil {
+		return fail(exitFailed, err, "")
+	}
+	environ = withoutLoopbackProxies(environ, stderr)
+	path, err := exec.LookPath(command[0])
+	switch {
+	case errors.Is(err, exec.ErrDot):
+		err = nil // the user's PATH says so
+	case errors.Is(err, fs.ErrPermission):
+		return fail(exitCannotExec, fmt.Errorf("%s: permission denied", command[0]), "")
+	case err != nil:
+		return fail(exitNotFound, fmt.Errorf("%s: command not found", command[0]), "")
+	}
+	err = syscall.Exec(path, command, environ)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fail(exitNotFound, fmt.Errorf("%s: %w", path, err), "")
+	}
+	return fail(exitCannotExec, fmt.Errorf("%s: %w", path, err), "")
+}
+
+func parse(args []string) (lane string, command []string, err error) {
+	if len(args) > 0 {
+		lane, args = args[0], args[1:]
+	}
+	if len(args) > 0 && args[0] == "--" {
+		args = args[1:]
+	}
+	if lane == "" || lane == "--" || len(args) == 0 {
+		return "", nil, errors.New("expected a lane and a command")
+	}
+	return lane, args, nil
+}
+
+// enterNetns moves this thread into the lane's namespace, once it carries our tag.
+func enterNetns(lane string) error {
+	path := "/run/netns/" + lane
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &os.PathError{Op: "open namespace", Path: path, Err: err}
+	}
+	defer unix.Close(fd)
+	if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
+		return &os.PathError{Op: "enter namespace", Path: path, Err: err}
+	}
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return fmt.Errorf("look at lo in namespace %s: %w", lane, err)
+	}
+	if lo.Attrs().Alias != policy.AliasPrefix+lane {
+		return fmt.Errorf("namespace %s exists, but it is no lane", lane)
+	}
+	return nil
+}
+
+// resolverSockets answer look-ups from outside the lane: the C library prefers
+// them to resolv.conf.
+var resolverSockets = []string{
+	"/run/nscd/socket",
+	"/run/systemd/resolve/io.systemd.Resolve",
+	"/run/systemd/resolve/io.systemd.Resolve.Monitor",
+}
+
+// privateFiles gives this thread its own mounts, in which /etc/resolv.conf is
+// the lane's and host-wide resolvers don't answer. Everything else, /sys and
+// its cgroups included, stays as it is, and new mounts of the host still show.
+func privateFiles(lane string) error {
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		return fmt.Errorf("make a mount namespace: %w", err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
+		return fmt.Errorf("keep mounts private: %w", err)
+	}
+	const resolvConf = "/etc/resolv.conf"
+	// Follow the link first: the kernel would, but not into a folder that is not there.
+	target, err := filepath.EvalSymlinks(resolvConf)
+	if err != nil {
+		return fmt.Errorf("the lane's DNS needs a %s to stand in for: %w", resolvConf, err)
+	}
+	source := policy.ResolvConfPath(lane)
+	if err := unix.Mount(source, target, "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("bind %s over %s: %w", source, target, err)
+	}
+	for _, socket := range resolverSockets {
+		err := unix.Mount("/dev/null", socket, "", unix.MS_BIND, "")
+		if err != nil && err != unix.ENOENT && err != unix.ENOTDIR {
+			return fmt.Errorf("mask %s: %w", socket, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,221 @@
+package kernel
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+
+	"uplane/policy"
+)
+
+// hostLink is a link of the host's namespace.
+type hostLink struct {
+	index, peer, master, mtu int
+	name, kind, alias        string
+	group                    uint32
+	up, running              bool
+}
+
+// ours tells whether the link carries our tag: the alias, or the group that it
+// had from its birth when a crash came before the alias.
+func (l hostLink) ours() bool {
+	return strings.HasPrefix(l.alias, policy.AliasPrefix) ||
+		l.alias == "" && l.group == policy.LinkGroup && (l.kind == "bridge" || l.kind == "veth")
+}
+
+func (l hostLink) lane() string { return strings.TrimPrefix(l.alias, policy.AliasPrefix) }
+
+func (k *Kernel) readLinks() error {
+	links, err := dump("links", k.host.LinkList)
+	if err != nil {
+		return err
+	}
+	k.links = make(map[int]hostLink, len(links))
+	for _, l := range links {
+		k.links[l.Attrs().Index] = toHostLink(l)
+	}
+	return nil
+}
+
+func toHostLink(l netlink.Link) hostLink {
+	a := l.Attrs()
+	return hostLink{
+		index: a.Index, peer: a.ParentIndex, master: a.MasterIndex, mtu: a.MTU,
+		name: a.Name, kind: l.Type(), alias: a.Alias, group: a.Group,
+		up: a.RawFlags&unix.IFF_UP != 0, running: a.RawFlags&unix.IFF_RUNNING != 0,
+	}
+}
+
+func (k *Kernel) observeLinks(state policy.State, host *policy.Host) {
+	for _, l := range k.links {
+		switch {
+		case !l.ours():
+			host.Links[l.name] = policy.HostLink{Index: l.index, MTU: l.mtu, Running: l.up && l.running}
+		case l.kind == "bridge":
+			state.Add(policy.Bridge{Name: l.name, Lane: l.lane(), MTU: l.mtu, Up: l.up})
+		default:
+			state.Add(k.veth(l))
+		}
+	}
+}
+
+// veth joins the host's end with the inner one, which is in one of our
+// namespaces or in none.
+func (k *Kernel) veth(l hostLink) policy.Veth {
+	v := policy.Veth{Name: l.name, Lane: l.lane(), MTU: l.mtu, Up: l.up, Bridge: k.links[l.master].name}
+	for name, ns := range k.netns {
+		inner, ok := ns.links[l.peer]
+		if !ns.ours || !ok || inner.peer != l.index || inner.kind != "veth" {
+			continue
+		}
+		v.Netns, v.Inner, v.InnerUp = name, inner.name, inner.up
+		if inner.mtu != l.mtu {
+			v.MTU = 0
+		}
+	}
+	return v
+}
+
+func (k *Kernel) applyBridge(op policy.Op, b policy.Bridge) error {
+	k.stale.mark(func(p *parts) { p.links, p.addrs, p.allRoutes = true, true, true })
+	switch op.Verb {
+	case policy.Remove:
+		return k.deleteLink(b.Name)
+	case policy.Add:
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name, attrs.MTU, attrs.Group = b.Name, b.MTU, policy.LinkGroup
+		if err := k.host.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
+			return err
+		}
+	}
+	return setLink(k.host, b.Name, linkChange{alias: policy.AliasPrefix + b.Lane, mtu: b.MTU})
+}
+
+func (k *Kernel) applyVeth(op policy.Op, v policy.Veth) error {
+	k.stale.mark(func(p *parts) { p.links, p.addrs, p.allRoutes, p.allNetns = true, true, true, true })
+	if op.Verb == policy.Remove {
+		return k.deleteLink(v.Name)
+	}
+	ns, err := openNetns(v.Netns)
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	if op.Verb == policy.Add {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name, attrs.MTU, attrs.Group = v.Name, v.MTU, policy.LinkGroup
+		pair := &netlink.Veth{LinkAttrs: attrs, PeerName: v.Inner, PeerNamespace: netlink.NsFd(ns)}
+		if err := k.host.LinkAdd(pair); err != nil {
+			return err
+		}
+	}
+	master := -1
+	if v.Bridge != "" {
+		bridge, err := k.host.LinkByName(v.Bridge)
+		if err != nil {
+			return fmt.Errorf("bridge %s: %w", v.Bridge, err)
+		}
+		master = bridge.Attrs().Index
+	} else if have, ok := op.Have.(policy.Veth); ok && have.Bridge != "" {
+		master = 0
+	}
+	if err := setLink(k.host, v.Name, linkChange{alias: policy.AliasPrefix + v.Lane, mtu: v.MTU, master: master, setMaster: master >= 0}); err != nil {
+		return err
+	}
+	return ns.do(func(h *netlink.Handle) error {
+		return setLink(h, v.Inner, linkChange{mtu: v.MTU})
+	})
+}
+
+// linkChange is what setLink changes; the link also goes up.
+type linkChange struct {
+	alias     string
+	mtu       int
+	master    int // 0: none
+	setMaster bool
+}
+
+func setLink(h *netlink.Handle, name string, c linkChange) error {
+	l, err := h.LinkByName(name)
+	if err != nil {
+		return fmt.Errorf("link %s: %w", name, err)
+	}
+	a := l.Attrs()
+	if c.alias != "" && a.Alias != c.alias {
+		if err := h.LinkSetAlias(l, c.alias); err != nil {
+			return fmt.Errorf("set alias of %s: %w", name, err)
+		}
+	}
+	if c.mtu != 0 && a.MTU != c.mtu {
+		if err := h.LinkSetMTU(l, c.mtu); err != nil {
+			return fmt.Errorf("set mtu of %s: %w", name, err)
+		}
+	}
+	if c.setMaster && a.MasterIndex != c.master {
+		if err := h.LinkSetMasterByIndex(l, c.master); err != nil {
+			return fmt.Errorf("set master of %s: %w", name, err)
+		}
+	}
+	if a.RawFlags&unix.IFF_UP == 0 {
+		if err := h.LinkSetUp(l); err != nil {
+			return fmt.Errorf("set %s up: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// deleteLink deletes a link that still carries our tag; one that is gone is fine.
+func (k *Kernel) deleteLink(name string) error {
+	l, err := k.host.LinkByName(name)
+	if _, gone := err.(netlink.LinkNotFoundError); gone {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if !toHostLink(l).ours() {
+		return fmt.Errorf("link %s is not ours any more", name)
+	}
+	return ignore(k.host.LinkDel(l), unix.ENODEV)
+}
+
+// doomedGroup collects links that go together: the kernel waits for all
+// processors once for every deletion, so one for ten links is ten times as fast.
+const doomedGroup = 0x75706c6e
+
+// deleteLinks deletes several links in one operation.
+func (k *Kernel) deleteLinks(names []string) error {
+	for _, l := range k.links {
+		if l.group == doomedGroup && !l.ours() {
+			return fmt.Errorf("link group %d is in use by %s", doomedGroup, l.name)
+		}
+	}
+	marked := 0
+	for _, name := range names {
+		l, err := k.host.LinkByName(name)
+		if _, gone := err.(netlink.LinkNotFoundError); gone {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if !toHostLink(l).ours() {
+			return fmt.Errorf("link %s is not ours any more", name)
+		}
+		if err := k.host.LinkSetGroup(l, doomedGroup); err != nil {
+			return fmt.Errorf("set group of %s: %w", name, err)
+		}
+		marked++
+	}
+	if marked == 0 {
+		return nil
+	}
+	req := nl.NewNetlinkRequest(unix.RTM_DELLINK, unix.NLM_F_ACK)
+	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
+	req.AddData(nl.NewRtAttr(unix.IFLA_GROUP, nl.Uint32Attr(doomedGroup)))
+	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
+	return err
+}

@@ -1,0 +1,158 @@
+package kernel
+
+import (
+	"errors"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"uplane/policy"
+)
+
+// route is a route as the kernel has it.
+type route struct {
+	table, metric uint32
+	dst           netip.Prefix
+	via           netip.Addr
+	link          int
+	protocol      int
+	kind          int // RTN_*
+	onLink        bool
+}
+
+// manyTables is when one dump of all tables is cheaper than one for each.
+const manyTables = 4
+
+func (k *Kernel) readRoutes(p parts) error {
+	if p.allRoutes || len(p.tables) > manyTables {
+		routes, err := listRoutes(k.host, 0)
+		if err != nil {
+			return err
+		}
+		k.routes = make(map[uint32][]route)
+		for _, r := range routes {
+			k.routes[r.table] = append(k.routes[r.table], r)
+		}
+		return nil
+	}
+	for table := range p.tables {
+		routes, err := listRoutes(k.strict, table)
+		if errors.Is(err, unix.ENOENT) { // strict: there is no such table
+			routes, err = nil, nil
+		}
+		if err != nil {
+			return err
+		}
+		k.routes[table] = routes
+	}
+	return nil
+}
+
+// listRoutes lists the IPv4 routes of a table, or with 0 of all.
+func listRoutes(h *netlink.Handle, table uint32) ([]route, error) {
+	list, err := dump("routes", func() ([]netlink.Route, error) {
+		return h.RouteListFiltered(unix.AF_INET, &netlink.Route{Table: int(table)}, netlink.RT_FILTER_TABLE)
+	})
+	if err != nil {
+		return nil, err
+	}
+	out := make([]route, 0, len(list))
+	for _, r := range list {
+		if r.Table == unix.RT_TABLE_LOCAL {
+			continue
+		}
+		dst := prefix(r.Dst)
+		if !dst.IsValid() {
+			dst = default4
+		}
+		out = append(out, route{
+			table: uint32(r.Table), metric: uint32(r.Priority), dst: dst, via: addr(r.Gw), link: r.LinkIndex,
+			protocol: int(r.Protocol), kind: r.Type, onLink: r.Flags&unix.RTNH_F_ONLINK != 0,
+		})
+	}
+	return out, nil
+}
+
+var default4 = netip.MustParsePrefix("0.0.0.0/0")
+
+func (k *Kernel) observeRoutes(state policy.State, host *policy.Host) {
+	for _, routes := range k.routes {
+		for _, r := range routes {
+			dev := k.links[r.link]
+			switch {
+			case r.protocol == policy.Protocol:
+				state.Add(r.object("", dev.name))
+			case dev.ours():
+				// The kernel's own routes of our links.
+			default:
+				host.Routes = append(host.Routes, policy.HostRoute{
+					Table: r.table, Dst: r.dst, Via: r.via, Dev: dev.name, Metric: r.metric, Protocol: r.protocol,
+				})
+			}
+		}
+	}
+}
+
+func (r route) object(netns, dev string) policy.Route {
+	return policy.Route{
+		Netns: netns, Table: r.table, Dst: r.dst, Metric: r.metric, Unreachable: r.kind == unix.RTN_UNREACHABLE,
+		Dev: dev, Via: r.via, OnLink: r.onLink,
+	}
+}
+
+func (k *Kernel) applyRoute(op policy.Op, r policy.Route) error {
+	k.stale.mark(func(p *parts) {
+		if r.Netns == "" {
+			p.table(r.Table)
+		} else {
+			p.allNetns = true
+		}
+	})
+	return k.in(r.Netns, func(h *netlink.Handle) error {
+		nr := &netlink.Route{
+			Table: int(r.Table), Dst: ipNet(r.Dst), Priority: int(r.Metric), Protocol: policy.Protocol,
+			Type: unix.RTN_UNICAST, Scope: netlink.SCOPE_LINK,
+		}
+		switch {
+		case r.Unreachable:
+			nr.Type, nr.Scope = unix.RTN_UNREACHABLE, netlink.SCOPE_UNIVERSE
+		default:
+			index, err := k.index(h, r.Netns, r.Dev)
+			if err != nil {
+				return ignoreIf(op.Verb == policy.Remove, err)
+			}
+			nr.LinkIndex = index
+			if r.Via.IsValid() {
+				nr.Gw, nr.Scope = r.Via.AsSlice(), netlink.SCOPE_UNIVERSE
+			}
+			if r.OnLink {
+				nr.Flags = int(netlink.FLAG_ONLINK)
+			}
+		}
+		switch op.Verb {
+		case policy.Remove:
+			return ignore(h.RouteDel(nr), unix.ESRCH)
+		case policy.Replace:
+			return h.RouteReplace(nr)
+		}
+		return h.RouteAdd(nr)
+	})
+}
+
+// index returns a link's index; the host's from what was observed, which spares
+// the way to the new gateway a round trip.
+func (k *Kernel) index(h *netlink.Handle, netns, name string) (int, error) {
+	if netns == "" {
+		for i, l := range k.links {
+			if l.name == name {
+				return i, nil
+			}
+		}
+	}
+	l, err := h.LinkByName(name)
+	if err != nil {
+		return 0, err
+	}
+	return l.Attrs().Index, nil
+}
