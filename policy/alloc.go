@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"encoding/base32"
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -19,18 +18,14 @@ type Allocation struct {
 	Veth   string // the host's end
 }
 
-// First automatic values; the next free ones follow.
-var (
-	firstSubnet = netip.MustParsePrefix("10.0.1.0/24")
-	// pools are where automatic subnets come from, in order.
-	pools = []netip.Prefix{
-		netip.MustParsePrefix("10.0.0.0/8"),
-		netip.MustParsePrefix("172.16.0.0/12"),
-		netip.MustParsePrefix("192.168.0.0/16"),
-	}
-)
+// pools are where automatic subnets come from, in order.
+var pools = []netip.Prefix{
+	netip.MustParsePrefix("10.0.0.0/8"),
+	netip.MustParsePrefix("172.16.0.0/12"),
+	netip.MustParsePrefix("192.168.0.0/16"),
+}
 
-const firstTable = 100
+const firstTable = 100 // automatic ones go on from here
 
 // broadest is the shortest prefix that counts as a collision. VPNs cover the
 // whole address space by halves (0.0.0.0/1, 128.0.0.0/1); those are default
@@ -39,66 +34,79 @@ const broadest = 8
 
 // Allocate gives every lane its numbers and names: the explicit ones, else those
 // it has in have, else the next that collide with nothing. Where an explicit
-// value collides with the host, or nothing free is left, the reason is in clashes.
+// value collides with the host or another lane, or nothing free is left, the
+// reason is in clashes.
 func Allocate(lanes []Lane, have map[string]Allocation, h *Host) (allocs map[string]Allocation, clashes map[string]string) {
-	allocs = make(map[string]Allocation, len(lanes))
 	clashes = make(map[string]string)
-	taken := newTaken(h)
+	clash := func(l *Lane, format string, args ...any) {
+		if clashes[l.Name] != "" {
+			clashes[l.Name] += "; "
+		}
+		clashes[l.Name] += fmt.Sprintf(format, args...)
+	}
+	taken := newTaken(h, len(lanes))
+	lanes = byName(lanes)
+	got := make([]Allocation, len(lanes))
 
-	lanes = slices.Clone(lanes)
-	slices.SortFunc(lanes, func(a, b Lane) int { return strings.Compare(a.Name, b.Name) })
 	// Explicit values first, then what lanes already have, then new ones: a new
 	// lane never takes what an older one holds.
-	for _, l := range lanes {
-		a := Allocation{Subnet: l.Subnet, Table: l.Table, Bridge: l.Bridge}
+	for i := range lanes {
+		l := &lanes[i]
+		got[i] = Allocation{Subnet: l.Subnet, Table: l.Table, Bridge: l.Bridge}
 		if l.Subnet.IsValid() {
-			if clash := taken.subnet(l.Subnet); clash != "" {
-				clashes[l.Name] = fmt.Sprintf("subnet %v overlaps with %s: choose another subnet, or leave the key out for an automatic one", l.Subnet, clash)
+			if by := taken.subnet(l.Subnet); by != "" {
+				clash(l, "subnet %v overlaps with %s: choose another subnet, or leave the key out for an automatic one", l.Subnet, by)
 			} else {
 				taken.lanes.add(l.Subnet)
 			}
 		}
 		if l.Table != 0 {
-			if clash := taken.table(l.Table); clash != "" {
-				clashes[l.Name] = fmt.Sprintf("table %d is in use by %s: choose another table, or leave the key out for an automatic one", l.Table, clash)
+			if by := taken.tables[l.Table]; by != "" {
+				clash(l, "table %d is in use by %s: choose another table, or leave the key out for an automatic one", l.Table, by)
 			} else {
 				taken.tables[l.Table] = "lane " + l.Name
 			}
 		}
-		if l.Bridge != "" {
-			if _, exists := h.Links[l.Bridge]; exists {
-				clashes[l.Name] = fmt.Sprintf("bridge %s exists and is not ours: choose another name, or bridge = false", l.Bridge)
+		if l.Mark != 0 {
+			if by := taken.marks[l.Mark]; by != "" {
+				clash(l, "mark %d is in use by %s: choose another mark", l.Mark, by)
 			} else {
-				taken.names[l.Bridge] = true
+				taken.marks[l.Mark] = "lane " + l.Name
 			}
 		}
-		allocs[l.Name] = a
+		if l.Bridge != "" {
+			if by := taken.names[l.Bridge]; by != "" {
+				clash(l, "bridge %s is in use by %s: choose another name, or bridge = false", l.Bridge, by)
+			} else {
+				taken.names[l.Bridge] = "lane " + l.Name
+			}
+		}
 	}
-	for _, l := range lanes {
-		a, old := allocs[l.Name], have[l.Name]
-		if !a.Subnet.IsValid() && old.Subnet.IsValid() && taken.subnet(old.Subnet) == "" {
+	for i := range lanes {
+		l, a, old := &lanes[i], &got[i], have[lanes[i].Name]
+		if !a.Subnet.IsValid() && old.Subnet.IsValid() && taken.free(old.Subnet) {
 			a.Subnet = old.Subnet
 			taken.lanes.add(a.Subnet)
 		}
-		if a.Table == 0 && old.Table != 0 && taken.table(old.Table) == "" {
+		if a.Table == 0 && old.Table != 0 && taken.tables[old.Table] == "" {
 			a.Table = old.Table
 			taken.tables[a.Table] = "lane " + l.Name
 		}
-		if a.Bridge == "" && !l.NoBridge && old.Bridge != "" && taken.free(old.Bridge) && old.Bridge == bridgeName(l.Name, old.Bridge) {
+		if a.Bridge == "" && !l.NoBridge && taken.names[old.Bridge] == "" && automatic(old.Bridge, l.Name) {
 			a.Bridge = old.Bridge
-			taken.names[a.Bridge] = true
+			taken.names[a.Bridge] = "lane " + l.Name
 		}
-		if old.Veth != "" && taken.free(old.Veth) {
+		if old.Veth != "" && taken.names[old.Veth] == "" {
 			a.Veth = old.Veth
-			taken.names[a.Veth] = true
+			taken.names[a.Veth] = "lane " + l.Name
 		}
-		allocs[l.Name] = a
 	}
-	for _, l := range lanes {
-		a := allocs[l.Name]
+	allocs = make(map[string]Allocation, len(lanes))
+	for i := range lanes {
+		l, a := &lanes[i], &got[i]
 		if !a.Subnet.IsValid() {
 			if a.Subnet = taken.nextSubnet(); !a.Subnet.IsValid() {
-				clashes[l.Name] = "no private /24 is free on this host: set subnet"
+				clash(l, "no private /24 is free on this host: set subnet")
 			}
 		}
 		if a.Table == 0 {
@@ -110,46 +118,68 @@ func Allocate(lanes []Lane, have map[string]Allocation, h *Host) (allocs map[str
 		if a.Veth == "" {
 			a.Veth = taken.nextName(vethPrefix, l.Name)
 		}
-		allocs[l.Name] = a
+		allocs[l.Name] = *a
 	}
 	return allocs, clashes
 }
 
-// taken is what nobody else may get.
+// byName returns lanes in the order of their names, so that no result depends on
+// the order in which they were read.
+func byName(lanes []Lane) []Lane {
+	cmp := func(a, b Lane) int { return strings.Compare(a.Name, b.Name) }
+	if slices.IsSortedFunc(lanes, cmp) {
+		return lanes
+	}
+	return slices.SortedFunc(slices.Values(lanes), cmp)
+}
+
+// taken is what nobody else may get. The maps say by whom.
 type taken struct {
 	host   prefixSet // the host's prefixes, routes and rules
 	lanes  prefixSet
-	tables map[uint32]string // by whom
-	names  map[string]bool   // of interfaces
+	tables map[uint32]string
+	marks  map[uint32]string
+	names  map[string]string // of interfaces
 	next   int               // where nextSubnet goes on
 	nextT  uint32
 }
 
-func newTaken(h *Host) *taken {
-	t := &taken{tables: maps.Clone(reservedTables), names: make(map[string]bool), nextT: firstTable}
+func newTaken(h *Host, lanes int) *taken {
+	t := &taken{
+		tables: make(map[uint32]string, lanes+8),
+		marks:  make(map[uint32]string),
+		names:  make(map[string]string, 2*lanes+len(h.Links)),
+		nextT:  firstTable,
+	}
+	for _, n := range []uint32{0, 253, 254, 255} { // unspecified, default, main, local
+		t.tables[n] = "the kernel"
+	}
 	for name, l := range h.Links {
-		t.names[name] = true
+		t.names[name] = "the host"
 		for _, a := range l.Addrs {
 			t.addHost(a)
 		}
 	}
-	for _, r := range h.Routes {
+	for i := range h.Routes {
+		r := &h.Routes[i]
 		t.addHost(r.Dst)
 		if t.tables[r.Table] == "" {
-			t.tables[r.Table] = "a route to " + r.Dst.String() + " dev " + r.Dev
+			t.tables[r.Table] = fmt.Sprintf("the route to %v by %s", r.Dst, r.Dev)
 		}
 	}
-	for _, r := range h.Rules {
+	for i := range h.Rules {
+		r := &h.Rules[i]
 		t.addHost(r.From)
 		t.addHost(r.To)
 		if t.tables[r.Table] == "" {
 			t.tables[r.Table] = fmt.Sprintf("the ip rule with priority %d", r.Priority)
 		}
+		if r.Mark != 0 {
+			t.marks[r.Mark] = fmt.Sprintf("the ip rule with priority %d", r.Priority)
+		}
 	}
 	return t
 }
-
-var reservedTables = map[uint32]string{0: "the kernel", 253: "the kernel", 254: "the kernel", 255: "the kernel"}
 
 func (t *taken) addHost(p netip.Prefix) {
 	if p.IsValid() && p.Addr().Is4() && p.Bits() >= broadest {
@@ -168,22 +198,27 @@ func (t *taken) subnet(p netip.Prefix) string {
 	return ""
 }
 
-func (t *taken) table(n uint32) string { return t.tables[n] }
-
-func (t *taken) free(name string) bool { return !t.names[name] }
-
-func (t *taken) nextSubnet() netip.Prefix {
-	for ; t.next < 1<<16+1<<12+1<<8; t.next++ {
-		p := candidate(t.next)
-		if p.IsValid() && t.subnet(p) == "" {
-			t.lanes.add(p)
-			return p
-		}
-	}
-	return netip.Prefix{}
+func (t *taken) free(p netip.Prefix) bool {
+	_, host := t.host.overlaps(p)
+	_, lane := t.lanes.overlaps(p)
+	return !host && !lane
 }
 
-// candidate is the n-th /24 of the pools, from firstSubnet on.
+// nextSubnet returns the next free one, or the zero prefix.
+func (t *taken) nextSubnet() netip.Prefix {
+	p := candidate(t.next)
+	for p.IsValid() && !t.free(p) {
+		t.next++
+		p = candidate(t.next)
+	}
+	if p.IsValid() {
+		t.lanes.add(p)
+	}
+	return p
+}
+
+// candidate is the n-th /24 of the pools, from 10.0.1.0/24 on; behind the last
+// the zero prefix.
 func candidate(n int) netip.Prefix {
 	n++ // 10.0.0.0/24 is every other router's own
 	for _, pool := range pools {
@@ -209,8 +244,8 @@ func (t *taken) nextTable(lane string) uint32 {
 
 func (t *taken) nextName(prefix, lane string) string {
 	for salt := 0; ; salt++ {
-		if name := shorten(prefix, lane, salt); t.free(name) {
-			t.names[name] = true
+		if name := shorten(prefix, lane, salt); t.names[name] == "" {
+			t.names[name] = "lane " + lane
 			return name
 		}
 	}
@@ -235,13 +270,16 @@ func shorten(prefix, lane string, salt int) string {
 	return prefix + lane[:min(head, len(lane))] + hash
 }
 
-// bridgeName returns name when it is an automatic one of lane, so that a lane
-// whose file no longer names its bridge goes back to the automatic name.
-func bridgeName(lane, name string) string {
+// automatic tells whether bridge is an automatic name of lane: a lane whose file
+// no longer names its bridge goes back to the automatic one.
+func automatic(bridge, lane string) bool {
+	if !strings.HasPrefix(bridge, bridgePrefix) {
+		return false
+	}
 	for salt := range 8 {
-		if s := shorten(bridgePrefix, lane, salt); s == name {
-			return s
+		if shorten(bridgePrefix, lane, salt) == bridge {
+			return true
 		}
 	}
-	return ""
+	return false
 }

@@ -17,7 +17,7 @@ func linkKey(netns, name string) key { return key{kind: kindBridge, netns: netns
 
 func (b Bridge) add() []string {
 	return []string{
-		fmt.Sprintf("ip link add %s group %d mtu %d type bridge", b.Name, LinkGroup, b.MTU),
+		fmt.Sprintf("ip link add name %s group %d mtu %d type bridge", b.Name, LinkGroup, b.MTU),
 		fmt.Sprintf("ip link set dev %s alias %s%s up", b.Name, AliasPrefix, b.Lane),
 	}
 }

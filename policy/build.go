@@ -18,7 +18,7 @@ type Input struct {
 	Saved   map[string]string // sysctls that we changed, and what was there before
 }
 
-// Phase of a lane, as the user reads it.
+// LaneState is how far a lane is, as the user reads it.
 type LaneState string
 
 // The states of a lane.
@@ -41,12 +41,14 @@ type LaneStatus struct {
 	Want   []Object // what is the lane's own; chains are shared
 }
 
-// Build returns the state of the kernel that the lanes want, and how each lane is.
+// Build returns the state of the kernel that the lanes want, and how each lane
+// is, by name.
 func Build(in Input) (State, []LaneStatus) {
-	b := builder{in: &in, want: make(State), chains: newChains(), sysctls: make(map[string]string)}
-	statuses := make([]LaneStatus, 0, len(in.Lanes))
-	for _, l := range in.Lanes {
-		statuses = append(statuses, b.lane(l))
+	lanes := byName(in.Lanes)
+	b := builder{in: &in, want: make(State, objectsPerLane*len(lanes)), sysctls: make(map[string]string, 2*len(lanes)), exits: make(map[string]exit)}
+	statuses := make([]LaneStatus, len(lanes))
+	for i, l := range lanes {
+		statuses[i] = b.lane(l)
 	}
 	b.chains.into(b.want)
 	b.restore()
@@ -56,24 +58,34 @@ func Build(in Input) (State, []LaneStatus) {
 	return b.want, statuses
 }
 
+const objectsPerLane = 16 // about
+
 type builder struct {
 	in      *Input
 	want    State
-	chains  *chains
+	chains  chains
 	sysctls map[string]string
+	exits   map[string]exit // by uplink
 }
 
 // lane builds one lane, in the order of the hand recipe.
 func (b *builder) lane(l Lane) LaneStatus {
 	st := LaneStatus{Lane: l, Alloc: b.in.Allocs[l.Name]}
-	if reason := b.foreign(l); reason != "" {
-		st.State, st.Reason = Error, reason
+	if b.in.Host.Netns[l.Name] {
+		st.State, st.Reason = Error, fmt.Sprintf("namespace %s exists and is not ours: remove it (ip netns del %s) or name the lane otherwise", l.Name, l.Name)
 		return st
 	}
-	if reason := b.in.Clashes[l.Name]; reason != "" {
-		// Without a veth nothing leaves; the namespace stays for the programs in it.
-		st.State, st.Reason = Error, reason
-		st.Want = []Object{Netns{l.Name, true}, resolvConf(l.Name, nil, nil)}
+	path := ResolvConfPath(l.Name)
+	foreign, clash := b.in.Host.Files[path], b.in.Clashes[l.Name]
+	if foreign || clash != "" {
+		// Without a veth nothing leaves; what programs in the lane hold stays.
+		st.State, st.Reason = Error, clash
+		st.Want = []Object{Netns{l.Name, true}}
+		if foreign {
+			st.Reason = path + " exists and is not ours: remove it or name the lane otherwise"
+		} else {
+			st.Want = append(st.Want, resolvConf(l.Name, nil, nil))
+		}
 		b.want.Add(st.Want...)
 		return st
 	}
@@ -92,9 +104,6 @@ func (b *builder) lane(l Lane) LaneStatus {
 		st.State = Degraded
 		st.Reason = fmt.Sprintf("%s has no DNS servers, so names do not resolve in the lane: set dns in the lane's file", st.Uplink.Interface)
 	}
-	if st.Uplink == nil {
-		search = nil
-	}
 
 	a := st.Alloc
 	gateway := netip.PrefixFrom(a.Subnet.Addr().Next(), a.Subnet.Bits())
@@ -104,7 +113,8 @@ func (b *builder) lane(l Lane) LaneStatus {
 		outer = a.Veth
 	}
 
-	own := []Object{
+	own := make([]Object, 0, objectsPerLane)
+	own = append(own,
 		Netns{l.Name, true},
 		Veth{Name: a.Veth, Lane: l.Name, Netns: l.Name, Inner: InnerLink, Bridge: a.Bridge, MTU: mtu, Up: true, InnerUp: true},
 		Addr{"", outer, gateway},
@@ -115,7 +125,7 @@ func (b *builder) lane(l Lane) LaneStatus {
 		Rule{Priority: LanePriority, From: a.Subnet, Table: a.Table},
 		Rule{Priority: LanePriority, To: a.Subnet, Table: a.Table},
 		resolvConf(l.Name, st.DNS, search),
-	}
+	)
 	if a.Bridge != "" {
 		own = append(own, Bridge{a.Bridge, l.Name, mtu, true})
 	}
@@ -126,7 +136,11 @@ func (b *builder) lane(l Lane) LaneStatus {
 		own = append(own, Rule{Priority: AllowPriority, From: a.Subnet, To: p, Table: MainTable})
 	}
 	if st.Uplink != nil {
-		own = append(own, uplinkRoutes(st.Uplink, a)...)
+		for _, r := range b.exit(st.Uplink).routes {
+			if r.Table = a.Table; r.Dst != a.Subnet {
+				own = append(own, r)
+			}
+		}
 	}
 	st.Want = own
 	b.want.Add(own...)
@@ -140,24 +154,6 @@ var default4 = netip.MustParsePrefix("0.0.0.0/0")
 
 // defaultMTU is for a lane that waits; Ethernet's.
 const defaultMTU = 1500
-
-// foreign says what of another's stands where the lane has to be.
-func (b *builder) foreign(l Lane) string {
-	switch h := b.in.Host; {
-	case h.Netns[l.Name]:
-		return fmt.Sprintf("namespace %s exists and is not ours: remove it (ip netns del %s) or name the lane otherwise", l.Name, l.Name)
-	case h.Files[ResolvConfPath(l.Name)]:
-		return fmt.Sprintf("%s exists and is not ours: remove it or name the lane otherwise", ResolvConfPath(l.Name))
-	}
-	if l.Mark != 0 {
-		for _, r := range b.in.Host.Rules {
-			if r.Mark == l.Mark {
-				return fmt.Sprintf("mark %d is in use by the ip rule with priority %d: choose another mark", l.Mark, r.Priority)
-			}
-		}
-	}
-	return ""
-}
 
 // pick returns the uplink that l leaves by, or why there is none. The order of
 // l's selectors decides; within one, the present uplink stays.
@@ -195,28 +191,19 @@ func servers(all []netip.Addr) []netip.Addr {
 	return slices.DeleteFunc(slices.Clone(all), func(a netip.Addr) bool { return !a.Is4() || a.IsLoopback() })
 }
 
-// uplinkRoutes is table 100's part that follows the uplink: its prefixes, every
-// other route of it, and the default.
-func uplinkRoutes(u *Uplink, a Allocation) []Object {
-	onLink, via := u.routes4()
-	var out []Object
-	covered := func(gw netip.Addr) bool {
-		return slices.ContainsFunc(onLink, func(p netip.Prefix) bool { return p.Contains(gw) })
+// exit is what all lanes that leave by one uplink have in common.
+type exit struct {
+	routes   []Route  // of a lane's table, still without its number
+	siblings []string // the uplink's, whose ARP would draw its packets to them
+}
+
+func (b *builder) exit(u *Uplink) exit {
+	e, ok := b.exits[u.Interface]
+	if !ok {
+		e = exit{u.tableRoutes(), siblings(u, b.in.Host)}
+		b.exits[u.Interface] = e
 	}
-	for _, p := range onLink {
-		if p != a.Subnet {
-			out = append(out, Route{Table: a.Table, Dst: p, Dev: u.Interface})
-		}
-	}
-	for dst, gw := range via {
-		if dst != a.Subnet {
-			out = append(out, Route{Table: a.Table, Dst: dst, Via: gw, Dev: u.Interface, OnLink: !covered(gw)})
-		}
-	}
-	if gw, ok := u.Gateway(); ok {
-		out = append(out, Route{Table: a.Table, Dst: default4, Via: gw, Dev: u.Interface, OnLink: gw.IsValid() && !covered(gw)})
-	}
-	return out
+	return e
 }
 
 // forwarding switches forwarding on for exactly the interfaces through which
@@ -237,21 +224,29 @@ func (b *builder) forwarding(l Lane, outer string, u *Uplink) {
 		return
 	}
 	b.sysctls[ipv4Conf(u.Interface, "forwarding")] = "1"
-	for name, link := range b.in.Host.Links {
-		if name != u.Interface && slices.ContainsFunc(link.Addrs, func(p netip.Prefix) bool { return sharesSegment(u, p) }) {
-			b.sysctls[ipv4Conf(name, "arp_ignore")] = "1"
-			b.sysctls[ipv4Conf(name, "arp_announce")] = "2"
-		}
+	for _, name := range b.exit(u).siblings {
+		b.sysctls[ipv4Conf(name, "arp_ignore")] = "1"
+		b.sysctls[ipv4Conf(name, "arp_announce")] = "2"
 	}
 }
 
 func ipv4Conf(link, name string) string { return "net/ipv4/conf/" + link + "/" + name }
 
-// sharesSegment tells whether p is an address in one of u's on-link prefixes.
-func sharesSegment(u *Uplink, p netip.Prefix) bool {
-	return slices.ContainsFunc(u.Addresses, func(a netip.Prefix) bool {
-		return a.Addr().Is4() && a.Bits() < 32 && p.Bits() < 32 && a.Masked().Contains(p.Addr())
-	})
+// siblings returns the other interfaces that have an address in one of u's
+// on-link prefixes.
+func siblings(u *Uplink, h *Host) []string {
+	shares := func(p netip.Prefix) bool {
+		return p.Bits() < 32 && slices.ContainsFunc(u.Addresses, func(a netip.Prefix) bool {
+			return a.Addr().Is4() && a.Bits() < 32 && a.Contains(p.Addr())
+		})
+	}
+	var out []string
+	for name, link := range h.Links {
+		if name != u.Interface && slices.ContainsFunc(link.Addrs, shares) {
+			out = append(out, name)
+		}
+	}
+	return out
 }
 
 // mainRoute returns the interface that the main table sends p to.

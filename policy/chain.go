@@ -45,11 +45,16 @@ func (c Chain) add() []string {
 
 func (c Chain) remove() []string {
 	ipt := "iptables -t " + c.Table
-	var lines []string
-	if c.Jumped {
-		lines = append(lines, fmt.Sprintf("%s -D %s -j %s", ipt, c.Hook, c.Name))
+	unjump := fmt.Sprintf("%s -D %s -j %s", ipt, c.Hook, c.Name)
+	if !c.Jumped {
+		unjump = c.unjumpAll()
 	}
-	return append(lines, fmt.Sprintf("%s -F %s", ipt, c.Name), fmt.Sprintf("%s -X %s", ipt, c.Name))
+	return []string{unjump, fmt.Sprintf("%s -F %s", ipt, c.Name), fmt.Sprintf("%s -X %s", ipt, c.Name)}
+}
+
+// unjumpAll takes away any number of jumps, none included.
+func (c Chain) unjumpAll() string {
+	return fmt.Sprintf("while iptables -t %s -D %s -j %s 2>/dev/null; do :; done", c.Table, c.Hook, c.Name)
 }
 
 // replace is how a person would bring the chain from have to c. The daemon does
@@ -65,8 +70,7 @@ func (c Chain) replace(from Object) []string {
 		}
 	}
 	if !have.Jumped {
-		lines = append(lines, fmt.Sprintf("while %s -D %s -j %s 2>/dev/null; do :; done", ipt, c.Hook, c.Name),
-			fmt.Sprintf("%s -I %s 1 -j %s", ipt, c.Hook, c.Name))
+		lines = append(lines, c.unjumpAll(), fmt.Sprintf("%s -I %s 1 -j %s", ipt, c.Hook, c.Name))
 	}
 	return lines
 }

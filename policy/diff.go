@@ -1,43 +1,49 @@
 package policy
 
 import (
-	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 )
 
-// Diff returns the operations that lead from have to want: first what is in the
-// way, then what is missing or different, each in place where the kernel can,
-// last what is too much. So there is never a moment without a route that both
-// states have, and never one in which a packet could pass before the floor.
+// Diff returns the operations that lead from have to want: first links that are
+// too much, then what is missing or different, each in place where the kernel
+// can, last the rest of what is too much. So there is never a moment without a
+// route that both states have, and never one in which a packet could pass
+// before the floor is there or after it is gone.
 func Diff(have, want State) []Op {
-	missing, extra := minus(want, have), minus(have, want)
+	missing, extra := compare(have, want)
 	if len(missing)+len(extra) == 0 {
 		return nil
 	}
-	var ops []Op
-
-	// A veth whose inner end is elsewhere, or a name that is another kind of
-	// link, can't be changed in place: it goes first, and takes with it what
-	// depends on it, though both states may have that.
-	byKey := make(map[key]Object, len(extra))
-	gone := make(map[key]bool)
-	for _, o := range extra {
-		byKey[o.key()] = o
-	}
+	sortObjects(extra)
+	wanted := make(map[key]Object, len(missing))
 	for _, w := range missing {
-		if h, ok := byKey[w.key()]; ok && !inPlace(h, w) {
+		wanted[w.key()] = w
+	}
+
+	// A link goes first, before the chain that drops its packets changes, and
+	// takes with it what depends on it, though both states may have that.
+	var ops []Op
+	var rest []Object                          // goes last
+	from := make(map[key]Object)               // is replaced
+	gone := make(map[key]bool)                 // what the kernel took away
+	for _, h := range slices.Backward(extra) { // the veth before its bridge
+		if w, ok := wanted[h.key()]; ok && inPlace(h, w) {
+			from[h.key()] = h
+		} else if isLink(h) {
 			ops = append(ops, Op{Verb: Remove, Object: h})
 			markGone(gone, h)
-			delete(byKey, w.key())
+		} else {
+			rest = append(rest, h)
 		}
 	}
 	if len(gone) > 0 {
-		for o := range have {
-			if dependsOnAny(o, gone) {
-				delete(byKey, o.key())
-				if want.Has(o) {
-					missing = append(missing, o)
+		for h := range have {
+			if dependsOnAny(h, gone) {
+				delete(from, h.key())
+				if want.Has(h) {
+					missing = append(missing, h)
 				}
 			}
 		}
@@ -45,31 +51,36 @@ func Diff(have, want State) []Op {
 
 	sortObjects(missing)
 	for _, w := range missing {
-		if h, ok := byKey[w.key()]; ok {
+		h, ok := from[w.key()]
+		if ok {
 			ops = append(ops, Op{Verb: Replace, Object: w, Have: h})
-			delete(byKey, w.key())
 		} else {
 			ops = append(ops, Op{Verb: Add, Object: w})
 		}
-	}
-	ops = append(ops, flushes(have, want, missing)...)
-
-	// What stays behind in byKey is too much, less what goes with its link.
-	extra = extra[:0]
-	for _, o := range byKey {
-		if _, ok := o.(Sysctl); ok {
-			continue // never removed; Build wants the saved value when no lane needs another
+		if c, isChain := w.(Chain); isChain && c.Table == "nat" {
+			ops = append(ops, flushes(have, h, c)...)
 		}
-		extra = append(extra, o)
+	}
+
+	for _, o := range rest {
 		markGone(gone, o)
 	}
-	extra = slices.DeleteFunc(extra, func(o Object) bool { return dependsOnAny(o, gone) })
-	sortObjects(extra)
-	slices.Reverse(extra)
-	for _, o := range extra {
-		ops = append(ops, Op{Verb: Remove, Object: o})
+	for _, o := range rest {
+		// A sysctl stays; Build wants the saved value when no lane needs another.
+		if _, ok := o.(Sysctl); !ok && !dependsOnAny(o, gone) {
+			ops = append(ops, Op{Verb: Remove, Object: o})
+		}
 	}
 	return ops
+}
+
+// compare returns what of want is not in have, and the other way round.
+func compare(have, want State) (missing, extra []Object) {
+	missing = minus(want, have)
+	if common := len(want) - len(missing); common < len(have) {
+		extra = minus(have, want)
+	}
+	return missing, extra
 }
 
 // minus returns the objects of a that are not in b.
@@ -83,19 +94,22 @@ func minus(a, b State) []Object {
 	return out
 }
 
-// inPlace tells whether have can become want without a moment of absence.
+// inPlace tells whether have can become want without a moment of absence. A
+// veth could change its bridge as well, but not at the same moment as the chain
+// that drops by interface.
 func inPlace(have, want Object) bool {
 	switch w := want.(type) {
 	case Veth:
 		h, ok := have.(Veth)
-		return ok && h.Netns == w.Netns && h.Inner == w.Inner
+		return ok && h.Netns == w.Netns && h.Inner == w.Inner && h.Bridge == w.Bridge
 	case Bridge:
 		_, ok := have.(Bridge)
 		return ok
 	}
-	_, ok := want.(replacer)
-	return ok
+	return true // of one kind, as its key tells
 }
+
+func isLink(o Object) bool { return o.key().kind == kindBridge }
 
 // markGone notes what the kernel takes away with o.
 func markGone(gone map[key]bool, o Object) {
@@ -104,7 +118,9 @@ func markGone(gone map[key]bool, o Object) {
 		gone[o.key()] = true
 	case Veth:
 		gone[o.key()] = true
-		gone[linkKey(o.Netns, o.Inner)] = true
+		if o.Netns != "" { // else its name says nothing: the host may have a link of that name
+			gone[linkKey(o.Netns, o.Inner)] = true
+		}
 	}
 }
 
@@ -113,51 +129,41 @@ func dependsOnAny(o Object, gone map[key]bool) bool {
 	return ok && slices.ContainsFunc(d.dependsOn(), func(k key) bool { return gone[k] })
 }
 
-// flushes returns a Flush for every subnet that was in use while the
-// translation chain was missing or another one.
-func flushes(have, want State, changed []Object) []Op {
-	nat := slices.ContainsFunc(changed, func(o Object) bool {
-		c, ok := o.(Chain)
-		return ok && c.Table == "nat"
-	})
-	if !nat {
-		return nil
+// flushes returns a Flush for every subnet that was in use while the nat chain
+// was missing or translated it otherwise. They follow the chain at once: were
+// they at the plan's end, a failure between would lose them, as the next plan
+// finds the chain in order. Until the routes follow, the forward chain lets
+// nothing new pass by the old uplink.
+func flushes(have State, from Object, to Chain) []Op {
+	before := map[string]string{}
+	if c, ok := from.(Chain); ok && c.Jumped {
+		before = translations(c)
 	}
-	var out []Object
-	for o := range want {
-		r, ok := o.(Rule)
-		if ok && r.Priority == LanePriority && r.From.IsValid() && have.Has(r) && translationChanged(have, want, r) {
-			out = append(out, Conntrack{r.From})
+	after := translations(to)
+	var subnets []netip.Prefix
+	for o := range have {
+		if a, ok := o.(Addr); ok && a.Netns == "" {
+			subnet := a.Prefix.Masked()
+			if rules := after[subnet.String()]; rules != "" && rules != before[subnet.String()] {
+				subnets = append(subnets, subnet)
+			}
 		}
 	}
-	sortObjects(out)
-	ops := make([]Op, len(out))
-	for i, o := range out {
-		ops[i] = Op{Verb: Flush, Object: o}
+	slices.SortFunc(subnets, netip.Prefix.Compare)
+	var ops []Op
+	for _, s := range slices.Compact(subnets) {
+		ops = append(ops, Op{Verb: Flush, Object: Conntrack{s}})
 	}
 	return ops
 }
 
-// translationChanged tells whether the nat rules of r's subnet differ.
-func translationChanged(have, want State, r Rule) bool {
-	return !slices.Equal(translation(have, r), translation(want, r))
-}
-
-// translation returns r's lines of the nat chain.
-func translation(s State, r Rule) []string {
-	var out []string
-	prefix := fmt.Sprintf("-s %s ", r.From)
-	for o := range s {
-		if c, ok := o.(Chain); ok && c.Table == "nat" {
-			for _, line := range c.Lines() {
-				if strings.HasPrefix(line, prefix) {
-					out = append(out, line)
-				}
-			}
-			if !c.Jumped {
-				out = append(out, "(not jumped to)")
-			}
-		}
+// translations returns the rules of a nat chain by the subnet they begin with.
+func translations(c Chain) map[string]string {
+	out := make(map[string]string)
+	for _, line := range c.Lines() {
+		rule, _ := strings.CutPrefix(line, "-s ")
+		subnet, rule, _ := strings.Cut(rule, " ")
+		out[subnet] += rule + "\n"
 	}
 	return out
 }

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 )
@@ -27,8 +28,7 @@ func (u Uplink) Effective(h *Host, fresh bool) Uplink {
 			best = r
 		}
 	}
-	isDefault4 := func(r UplinkRoute) bool { return r.Dst.Bits() == 0 && r.Dst.Addr().Is4() }
-	u.Routes = slices.DeleteFunc(slices.Clone(u.Routes), isDefault4)
+	u.Routes = slices.DeleteFunc(slices.Clone(u.Routes), func(r UplinkRoute) bool { return r.is4() && r.Dst.Bits() == 0 })
 	if best != nil {
 		u.Routes = append(u.Routes, UplinkRoute{Dst: best.Dst, Via: best.Via, Metric: best.Metric})
 	}
@@ -45,41 +45,43 @@ func (u Uplink) Effective(h *Host, fresh bool) Uplink {
 func byManager(p int) bool { return p == ProtoDHCP || p == ProtoStatic || p == ProtoRA }
 
 // better prefers the main table, then the lower metric, as the host's own
-// look-up would.
+// look-up would; the rest decides only so that the order of routes does not.
 func better(a, b *HostRoute) bool {
 	if (a.Table == MainTable) != (b.Table == MainTable) {
 		return a.Table == MainTable
 	}
-	return a.Metric < b.Metric
+	return cmp.Or(cmp.Compare(a.Metric, b.Metric), cmp.Compare(a.Table, b.Table), a.Via.Compare(b.Via)) < 0
 }
 
-// onLink returns u's on-link IPv4 prefixes and its other IPv4 routes but the default.
-// Where the same destination comes twice, the lower metric wins.
-func (u *Uplink) routes4() (onLink []netip.Prefix, via map[netip.Prefix]netip.Addr) {
-	via = make(map[netip.Prefix]netip.Addr)
-	best := make(map[netip.Prefix]uint32)
+// tableRoutes is the part of a lane's table that follows the uplink: its
+// prefixes, its other routes and the default, by destination. Where the same
+// destination comes twice, the lower metric wins.
+func (u *Uplink) tableRoutes() []Route {
+	best := make(map[netip.Prefix]UplinkRoute)
 	for _, a := range u.Addresses {
 		if a.Addr().Is4() && a.Bits() < 32 && a.Bits() > 0 {
-			best[a.Masked()] = 0
-			via[a.Masked()] = netip.Addr{}
+			best[a.Masked()] = UplinkRoute{Dst: a.Masked()}
 		}
 	}
 	for _, r := range u.Routes {
-		if !r.Dst.Addr().Is4() || r.Dst.Bits() == 0 || (r.Via.IsValid() && !r.Via.Is4()) {
-			continue
-		}
-		if m, ok := best[r.Dst]; ok && m <= r.Metric {
-			continue
-		}
-		best[r.Dst], via[r.Dst] = r.Metric, r.Via
-	}
-	for dst, gw := range via {
-		if !gw.IsValid() {
-			onLink = append(onLink, dst)
-			delete(via, dst)
+		if old, ok := best[r.Dst]; r.is4() && (!ok || r.before(&old)) {
+			best[r.Dst] = r
 		}
 	}
-	return onLink, via
+	covered := func(gw netip.Addr) bool {
+		for dst, r := range best {
+			if !r.Via.IsValid() && dst.Bits() > 0 && dst.Contains(gw) {
+				return true
+			}
+		}
+		return false
+	}
+	out := make([]Route, 0, len(best))
+	for _, r := range best {
+		out = append(out, Route{Dst: r.Dst, Via: r.Via, Dev: u.Interface, OnLink: r.Via.IsValid() && !covered(r.Via)})
+	}
+	slices.SortFunc(out, func(a, b Route) int { return a.Dst.Compare(b.Dst) })
+	return out
 }
 
 // unusable says why no lane can leave by u now; empty when one can.

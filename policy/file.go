@@ -3,6 +3,8 @@ package policy
 import (
 	"fmt"
 	"net/netip"
+	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -23,15 +25,22 @@ func ResolvConfPath(lane string) string { return "/etc/netns/" + lane + "/resolv
 // then asks 127.0.0.1, where in the lane nobody answers, at once.
 func resolvConf(lane string, servers []netip.Addr, search []string) File {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s%s: follows the lane's uplink; changes are overwritten\n", FileTag, lane)
-	if len(search) > 0 {
-		fmt.Fprintf(&b, "search %s\n", strings.Join(search, " "))
+	b.WriteString(FileTag + lane + ": follows its uplink; changes are overwritten\n")
+	if search = slices.DeleteFunc(slices.Clone(search), notDomain); len(search) > 0 {
+		b.WriteString("search " + strings.Join(search, " ") + "\n")
 	}
 	for _, s := range servers {
-		fmt.Fprintf(&b, "nameserver %s\n", s)
+		b.WriteString("nameserver " + s.String() + "\n")
 	}
 	return File{ResolvConfPath(lane), b.String()}
 }
+
+var domain = regexp.MustCompile(`^[A-Za-z0-9_-][A-Za-z0-9_.-]*$`)
+
+// notDomain leaves out what the network sends and no resolver searches: what
+// would break out of the file's line, and "~example.com", by which
+// NetworkManager only routes queries.
+func notDomain(s string) bool { return !domain.MatchString(s) }
 
 func (f File) key() key { return key{kind: kindFile, name: f.Path} }
 
@@ -41,10 +50,11 @@ func (f File) add() []string {
 }
 
 func (f File) replace(Object) []string {
-	return []string{fmt.Sprintf("cat > %s <<'EOF'\n%sEOF", f.Path, f.Content)}
+	lines := strings.Split(strings.TrimSuffix(f.Content, "\n"), "\n")
+	return []string{fmt.Sprintf("printf '%%s\\n' '%s' > %s", strings.Join(lines, "' '"), f.Path)}
 }
 
 func (f File) remove() []string {
 	dir := f.Path[:strings.LastIndexByte(f.Path, '/')]
-	return []string{"rm -f " + f.Path, "rmdir " + dir}
+	return []string{"rm -f " + f.Path, "rmdir --ignore-fail-on-non-empty " + dir}
 }

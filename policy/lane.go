@@ -53,15 +53,20 @@ func CheckLaneName(name string) error {
 // CheckInterfaceName returns an error unless the kernel would take name for a
 // network interface and a shell line could carry it unquoted. It is stricter
 // than the kernel's dev_valid_name, which allows any byte but '/', ':' and
-// white space.
+// white space, but reserves all and default, which mean every interface among
+// the sysctls.
 func CheckInterfaceName(name string) error {
-	if len(name) == 0 || len(name) > 15 || name == "." || name == ".." || !interfaceName.MatchString(name) {
+	switch name {
+	case ".", "..", "all", "default":
+		return fmt.Errorf("invalid interface name %q: the kernel keeps it for itself; use another", name)
+	}
+	if !interfaceName.MatchString(name) {
 		return fmt.Errorf("invalid interface name %q: use 1 to 15 of a-z A-Z 0-9 . _ -, the first no dash", name)
 	}
 	return nil
 }
 
-var interfaceName = regexp.MustCompile(`^[A-Za-z0-9._][A-Za-z0-9._-]*$`)
+var interfaceName = regexp.MustCompile(`^[A-Za-z0-9._][A-Za-z0-9._-]{0,14}$`)
 
 // Lanes' tables and subnets must stay clear of what the kernel reserves.
 const (

@@ -1,8 +1,6 @@
 package policy
 
-import (
-	"net/netip"
-)
+import "net/netip"
 
 // Tags of ownership. What carries none of them is never changed or deleted.
 const (
@@ -42,7 +40,8 @@ type key struct {
 	netns  string
 	name   string
 	prefix netip.Prefix
-	number [4]uint32
+	to     netip.Prefix
+	number [3]uint32
 }
 
 // kind is an object's type. The order is the order of building: what makes the
@@ -55,11 +54,11 @@ const (
 	kindRule
 	kindChain
 	kindNetns
-	kindFile
 	kindBridge
 	kindVeth
 	kindSysctl
 	kindAddr
 	kindOnLink
 	kindRoute
+	kindFile
 )

@@ -27,8 +27,7 @@ type Route struct {
 }
 
 func (r Route) key() key {
-	k := key{kind: kindRoute, netns: r.Netns, prefix: r.Dst, number: [4]uint32{r.Table, r.Metric}}
-	return k
+	return key{kind: kindRoute, netns: r.Netns, prefix: r.Dst, number: [3]uint32{r.Table, r.Metric}}
 }
 
 // rank tells the floor, prefixes and gateways apart for the order of building:

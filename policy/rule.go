@@ -23,11 +23,7 @@ type Rule struct {
 }
 
 func (r Rule) key() key {
-	k := key{kind: kindRule, prefix: r.From, number: [4]uint32{r.Priority, r.Mark, r.Table}}
-	if r.To.IsValid() {
-		k.name = r.To.String()
-	}
-	return k
+	return key{kind: kindRule, prefix: r.From, to: r.To, number: [3]uint32{r.Priority, r.Mark, r.Table}}
 }
 
 func (r Rule) String() string {

@@ -3,6 +3,8 @@ package policy
 import (
 	"fmt"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
 // Selector names an uplink: by interface, connection profile, UUID, SSID or
@@ -54,7 +56,8 @@ func ParseSelector(s string) (Selector, error) {
 	return sel, nil
 }
 
-func isControl(r rune) bool { return r < ' ' || r == 0x7f || r == '\uFFFD' }
+// isControl tells what no name has and a terminal may obey; invalid UTF-8 as well.
+func isControl(r rune) bool { return unicode.IsControl(r) || r == utf8.RuneError }
 
 // String is the selector as ParseSelector reads it; an interface is a bare word.
 func (s Selector) String() string {

@@ -55,7 +55,7 @@ func compareKeys(a, b key) int {
 		cmp.Compare(a.netns, b.netns),
 		cmp.Compare(a.name, b.name),
 		slices.Compare(a.number[:], b.number[:]),
-		a.prefix.Addr().Compare(b.prefix.Addr()),
-		cmp.Compare(a.prefix.Bits(), b.prefix.Bits()),
+		a.prefix.Compare(b.prefix),
+		a.to.Compare(b.to),
 	)
 }

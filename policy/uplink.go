@@ -1,6 +1,9 @@
 package policy
 
-import "net/netip"
+import (
+	"cmp"
+	"net/netip"
+)
 
 // Uplink is a device NetworkManager manages, as far as a lane cares: who it is
 // and which ways out it has. Addresses, routes and DNS servers may be of both
@@ -34,6 +37,15 @@ type UplinkRoute struct {
 	Dst    netip.Prefix // masked
 	Via    netip.Addr   // zero: on-link
 	Metric uint32
+}
+
+// is4 tells whether r is an IPv4 route with an IPv4 next hop, or none.
+func (r *UplinkRoute) is4() bool { return r.Dst.Addr().Is4() && (!r.Via.IsValid() || r.Via.Is4()) }
+
+// before tells whether r is taken rather than o, of the same destination. The
+// next hop decides only so that the order of routes does not.
+func (r *UplinkRoute) before(o *UplinkRoute) bool {
+	return cmp.Or(cmp.Compare(r.Metric, o.Metric), r.Via.Compare(o.Via)) < 0
 }
 
 // Gateway returns the next hop of the uplink's IPv4 default route with the

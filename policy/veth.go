@@ -1,6 +1,9 @@
 package policy
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+)
 
 // InnerLink is the name of the veth's end inside the namespace.
 const InnerLink = "eth0"
@@ -20,9 +23,13 @@ type Veth struct {
 func (v Veth) key() key { return linkKey("", v.Name) }
 
 func (v Veth) add() []string {
+	set := v.set()
+	if v.Bridge == "" {
+		set = strings.Replace(set, " nomaster", "", 1) // a new link is in no bridge
+	}
 	return []string{
-		fmt.Sprintf("ip link add %s group %d mtu %d type veth peer name %s mtu %d netns %s", v.Name, LinkGroup, v.MTU, v.Inner, v.MTU, v.Netns),
-		v.set(),
+		fmt.Sprintf("ip link add name %s group %d mtu %d type veth peer name %s mtu %d netns %s", v.Name, LinkGroup, v.MTU, v.Inner, v.MTU, v.Netns),
+		set,
 		fmt.Sprintf("ip -n %s link set dev %s up", v.Netns, v.Inner),
 	}
 }

@@ -68,17 +68,17 @@ func serve(o options, stderr io.Writer) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 
-	saved, err := state.OpenSaved(o.stateDir)
+	states, err := state.OpenState(o.stateDir)
 	if err != nil {
 		log.Warn("state", "error", err)
 	}
-	runtime, err := state.OpenRuntime(o.runtimeDir)
+	runs, err := state.OpenRun(o.runtimeDir)
 	if err != nil {
 		log.Warn("state", "error", err)
 	}
 	dirs := config.Dirs{Etc: o.configDir, Run: o.runtimeDir, Lib: o.libDir}
 	cfg, _ := config.Load(dirs)
-	firewall, err := netfilter.Open(cfg.Firewall, runtime.Get().Tables)
+	firewall, err := netfilter.Open(cfg.Firewall, runs.Get().Tables)
 	if err != nil {
 		return err
 	}
@@ -93,8 +93,12 @@ func serve(o options, stderr io.Writer) error {
 	defer kern.Close()
 	var server *bus.Server
 	loop = reconcile.New(reconcile.Options{
-		Log: log, Dirs: dirs, Kernel: kern, Firewall: firewall, Uplinks: watcher.Snapshot, Grace: kernel.Grace,
-		Saved: saved, Runtime: runtime, Changed: func() { server.Changed() },
+		Log: log, Dirs: dirs, Kernel: kern, Firewall: firewall, Grace: kernel.Grace, State: states, Run: runs,
+		Uplinks: func() reconcile.Uplinks {
+			s := watcher.Snapshot()
+			return reconcile.Uplinks{All: s.Uplinks, Known: s.Known, Running: s.Running}
+		},
+		Changed: func() { server.Changed() },
 	})
 	server = bus.NewServer(manager{loop}, log)
 

@@ -1,0 +1,53 @@
+# What a newcomer guesses: make demo, make test, make build, make install.
+
+PREFIX  ?= /usr
+DESTDIR ?=
+GO      ?= go
+GOFLAGS += -trimpath
+export GOFLAGS
+
+STATICCHECK = honnef.co/go/tools/cmd/staticcheck
+FUZZTIME   ?= 30s
+
+.PHONY: all build setup demo test lint bench fuzz install clean
+
+all: build
+
+build: ## both binaries, into bin/
+	$(GO) build -o bin/ ./cmd/...
+
+setup: ## what the tests and the demo need, from Debian's packages
+	sh packaging/setup.sh
+
+demo: setup build ## the main job, live, in a world of its own
+	$(GO) run ./internal/lab/demo bin
+
+test: setup build ## everything; as root, the kernel's and NetworkManager's side too
+	$(GO) test -race -timeout 20m ./...
+
+lint: ## go vet and staticcheck
+	test -z "$$(gofmt -l .)" || { gofmt -l .; exit 1; }
+	$(GO) vet ./...
+	$(GO) run $(STATICCHECK) ./...
+
+bench: setup build ## speed, next to what one would do instead; writes docs/benchmarks.md
+	$(GO) run ./internal/lab/bench bin
+
+fuzz: ## every parser for FUZZTIME
+	@for pkg in $$($(GO) list ./...); do \
+		for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
+			echo "== $$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; \
+		done; \
+	done
+
+install: build ## binaries and everything in packaging/, below DESTDIR
+	install -D -m 755 bin/uplane $(DESTDIR)$(PREFIX)/bin/uplane
+	install -D -m 755 bin/uplaned $(DESTDIR)$(PREFIX)/sbin/uplaned
+	install -D -m 644 packaging/dbus/org.uplane.Uplane1.conf $(DESTDIR)$(PREFIX)/share/dbus-1/system.d/org.uplane.Uplane1.conf
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
+	sed 's,@PREFIX@,$(PREFIX),' packaging/systemd/uplaned.service > $(DESTDIR)$(PREFIX)/lib/systemd/system/uplaned.service
+	install -D -m 644 packaging/iproute2/uplane.conf $(DESTDIR)/etc/iproute2/rt_protos.d/uplane.conf
+	install -D -m 644 packaging/networkmanager/90-uplane.conf $(DESTDIR)$(PREFIX)/lib/NetworkManager/conf.d/90-uplane.conf
+
+clean:
+	rm -rf bin

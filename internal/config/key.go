@@ -1,0 +1,339 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/pelletier/go-toml/v2/unstable"
+
+	"uplane/policy"
+)
+
+// settings is what one file says, on top of what it started from.
+type settings struct {
+	lane     policy.Lane
+	firewall string
+}
+
+// builtin is what a lane is that says nothing. It is not complete: an uplink is
+// missing.
+var builtin = settings{
+	lane:     policy.Lane{IPv6: policy.IPv6Auto, Enabled: true},
+	firewall: "auto",
+}
+
+// key is one key of a configuration file: how to read it and how to write it.
+type key struct {
+	name string
+	want string // what is allowed; follows "use " in errors
+	read func(s *settings, v value, fail failFunc)
+	show func(s settings) string // as a TOML value
+	// own says why uplane.toml cannot hold the key; empty: it can.
+	own string
+}
+
+// failFunc reports that the value at a place is wrong.
+type failFunc func(at value, err error)
+
+// vague is an error that does not say what is allowed: the key's want follows.
+type vague string
+
+func (v vague) Error() string { return string(v) }
+
+func vaguef(format string, args ...any) error { return vague(fmt.Sprintf(format, args...)) }
+
+// Longest lists. All are far beyond use, but for DNS: resolv.conf(5) has a
+// MAXNS of 3, and a server that is silently not asked would be a surprise.
+const (
+	maxUplinks = 16
+	maxDNS     = 3
+	maxAllow   = 64
+)
+
+// minAllowBits is the prefix length from which an allowed network is a network
+// rather than a way around the lane: VPNs write the default route as two halves.
+const minAllowBits = 8
+
+const onlyOne = "no two lanes can share one; set it in a lane's own file"
+
+// keys are the keys of a lane file, in the order in which they are written.
+// uplane.toml holds the same ones, except for those that belong to one lane.
+var keys = []key{
+	{
+		name: "uplink",
+		want: `a selector such as "wlp6s0", "ssid:Home" or "type:wifi", or a list of them in order of preference`,
+		read: func(s *settings, v value, fail failFunc) {
+			s.lane.Uplink = readList(v, maxUplinks, policy.ParseSelector, fail)
+			if len(v.list()) == 0 {
+				fail(v, vague("the list is empty"))
+			}
+		},
+		show: func(s settings) string { return quoteList(s.lane.Uplink, true, policy.Selector.String) },
+	},
+	{
+		name: "subnet",
+		want: `an IPv4 prefix such as "10.0.1.0/24"`,
+		read: func(s *settings, v value, fail failFunc) {
+			s.lane.Subnet = readString(v, parseSubnet, fail)
+		},
+		show: func(s settings) string { return quote(showPrefix(s.lane.Subnet)) },
+		own:  onlyOne,
+	},
+	{
+		name: "table",
+		want: "a number from 1 to 4294967295 except 253-255",
+		read: func(s *settings, v value, fail failFunc) {
+			s.lane.Table = readUint32(v, policy.CheckTable, fail)
+		},
+		show: func(s settings) string { return strconv.FormatUint(uint64(s.lane.Table), 10) },
+		own:  onlyOne,
+	},
+	{
+		name: "mark",
+		want: "a number from 1 to 4294967295",
+		read: func(s *settings, v value, fail failFunc) {
+			s.lane.Mark = readUint32(v, checkMark, fail)
+		},
+		show: func(s settings) string { return strconv.FormatUint(uint64(s.lane.Mark), 10) },
+		own:  onlyOne,
+	},
+	{
+		name: "bridge",
+		want: `an interface name such as "br0", or false for none, or true for ul-NAME`,
+		read: readBridge,
+		show: func(s settings) string {
+			switch {
+			case s.lane.NoBridge:
+				return "false"
+			case s.lane.Bridge == "":
+				return "true"
+			}
+			return quote(s.lane.Bridge)
+		},
+	},
+	{
+		name: "dns",
+		want: `a list of addresses such as ["9.9.9.9"]; empty for the uplink's`,
+		read: func(s *settings, v value, fail failFunc) {
+			s.lane.DNS = readList(v, maxDNS, parseDNS, fail)
+		},
+		show: func(s settings) string { return quoteList(s.lane.DNS, false, netip.Addr.String) },
+	},
+	{
+		name: "allow",
+		want: `a list of IPv4 prefixes such as ["192.168.50.0/24"]; empty for none`,
+		read: func(s *settings, v value, fail failFunc) {
+			s.lane.Allow = readList(v, maxAllow, parseAllow, fail)
+		},
+		show: func(s settings) string { return quoteList(s.lane.Allow, false, netip.Prefix.String) },
+	},
+	{
+		name: "ipv6",
+		want: `"auto" or "off"`,
+		read: func(s *settings, v value, fail failFunc) {
+			s.lane.IPv6 = readString(v, oneOf(policy.IPv6Auto, policy.IPv6Off), fail)
+		},
+		show: func(s settings) string { return quote(string(s.lane.IPv6)) },
+	},
+	{
+		name: "enabled",
+		want: "true or false",
+		read: func(s *settings, v value, fail failFunc) {
+			if wrongKind(v, fail, unstable.Bool) {
+				return
+			}
+			s.lane.Enabled = v.text == "true"
+		},
+		show: func(s settings) string { return strconv.FormatBool(s.lane.Enabled) },
+	},
+}
+
+// firewall is the one key that uplane.toml has and a lane file has not.
+var firewall = key{
+	name: "firewall",
+	want: `"auto", "iptables" or "nftables"`,
+	read: func(s *settings, v value, fail failFunc) {
+		s.firewall = readString(v, oneOf("auto", "iptables", "nftables"), fail)
+	},
+	show: func(s settings) string { return quote(s.firewall) },
+}
+
+// keyNamed finds a key of a lane file, or the key firewall.
+func keyNamed(name string) (key, bool) {
+	if name == firewall.name {
+		return firewall, true
+	}
+	i := slices.IndexFunc(keys, func(k key) bool { return k.name == name })
+	if i < 0 {
+		return key{}, false
+	}
+	return keys[i], true
+}
+
+// keyNames lists the keys of uplane.toml, or those of a lane file.
+func keyNames(defaults bool) string {
+	var names []string
+	for _, k := range keys {
+		if !defaults || k.own == "" {
+			names = append(names, k.name)
+		}
+	}
+	if defaults {
+		names = append(names, firewall.name)
+	}
+	return strings.Join(names, ", ")
+}
+
+func readBridge(s *settings, v value, fail failFunc) {
+	s.lane.Bridge, s.lane.NoBridge = "", v.text == "false"
+	if wrongKind(v, fail, unstable.String, unstable.Bool) || v.kind == unstable.Bool {
+		return
+	}
+	s.lane.NoBridge = false
+	s.lane.Bridge = readString(v, parseBridge, fail)
+}
+
+// readString gives parse the string v.
+func readString[T any](v value, parse func(string) (T, error), fail failFunc) (got T) {
+	if wrongKind(v, fail, unstable.String) {
+		return got
+	}
+	got, err := parse(v.text)
+	if err != nil {
+		fail(v, err)
+	}
+	return got
+}
+
+// readList gives parse every string of the list v. The same twice is refused:
+// it is a slip, and would be the same kernel object twice.
+func readList[T comparable](v value, most int, parse func(string) (T, error), fail failFunc) []T {
+	items := v.list()
+	if len(items) > most {
+		fail(v, fmt.Errorf("the list has %d items: use %d at most", len(items), most))
+		return nil
+	}
+	var got []T
+	for _, item := range items {
+		if wrongKind(item, fail, unstable.String) {
+			continue
+		}
+		it, err := parse(item.text)
+		switch {
+		case err != nil:
+			fail(item, err)
+		case slices.Contains(got, it):
+			fail(item, fmt.Errorf("%q is in the list twice: use it once", item.text))
+		default:
+			got = append(got, it)
+		}
+	}
+	return got
+}
+
+// readUint32 reads v in any notation that TOML has for whole numbers.
+func readUint32(v value, check func(uint32) error, fail failFunc) uint32 {
+	if wrongKind(v, fail, unstable.Integer) {
+		return 0
+	}
+	n, err := strconv.ParseUint(strings.TrimPrefix(v.text, "+"), 0, 32)
+	if err != nil {
+		fail(v, vaguef("%.40s is out of range", v.text))
+		return 0
+	}
+	if err := check(uint32(n)); err != nil {
+		fail(v, err)
+	}
+	return uint32(n)
+}
+
+// wrongKind tells whether v is of none of the kinds, and reports that.
+func wrongKind(v value, fail failFunc, kinds ...unstable.Kind) bool {
+	if slices.Contains(kinds, v.kind) {
+		return false
+	}
+	fail(v, vaguef("%s is of the wrong type", kindWords[v.kind]))
+	return true
+}
+
+func checkMark(n uint32) error {
+	if n == 0 {
+		return errors.New("invalid mark 0: leave the key out for no mark")
+	}
+	return nil
+}
+
+func parseSubnet(s string) (netip.Prefix, error) {
+	p, err := netip.ParsePrefix(s)
+	if err != nil {
+		return p, vaguef("invalid subnet %.40q", s)
+	}
+	return p, policy.CheckSubnet(p)
+}
+
+func parseBridge(s string) (string, error) {
+	// The kernel has sysctl folders of these names that stand for every
+	// interface, and lo is never free.
+	if s == "all" || s == "default" || s == "lo" {
+		return "", fmt.Errorf("invalid bridge %q: the kernel keeps that name for itself", s)
+	}
+	return s, policy.CheckInterfaceName(s)
+}
+
+func parseDNS(s string) (netip.Addr, error) {
+	a, err := netip.ParseAddr(s)
+	switch {
+	case err != nil:
+		return a, vaguef("invalid address %.40q", s)
+	case a.IsLoopback():
+		return a, fmt.Errorf("invalid address %s: a lane has its own loopback, where no server listens", s)
+	case a.Zone() != "" || a.IsLinkLocalUnicast():
+		return a, fmt.Errorf("invalid address %s: a link-local one means nothing inside a lane", s)
+	case a.IsUnspecified() || a.IsMulticast() || a.Is4In6() || a == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
+		return a, fmt.Errorf("invalid address %s: no server can have it", s)
+	}
+	return a, nil
+}
+
+func parseAllow(s string) (netip.Prefix, error) {
+	p, err := netip.ParsePrefix(s)
+	if err != nil {
+		if a, err := netip.ParseAddr(s); err == nil && a.Is4() {
+			return p, fmt.Errorf("invalid network %q: did you mean %s/32?", s, a)
+		}
+		return p, vaguef("invalid network %.40q", s)
+	}
+	switch a := p.Addr(); {
+	case !a.Is4():
+		return p, fmt.Errorf("invalid network %s: it is not IPv4", s)
+	case p != p.Masked():
+		return p, fmt.Errorf("invalid network %s: host bits are set; did you mean %v?", s, p.Masked())
+	case p.Bits() < minAllowBits:
+		return p, fmt.Errorf("invalid network %s: so much would lead around the lane; the prefix length must be %d to 32", s, minAllowBits)
+	case a.IsLoopback() || a.IsMulticast() || a.As4()[0] == 0 || a.As4()[0] >= 240:
+		return p, fmt.Errorf("invalid network %s: no host in it can be reached", s)
+	}
+	return p, nil
+}
+
+// oneOf makes a parser that takes the given words.
+func oneOf[T ~string](words ...T) func(string) (T, error) {
+	return func(s string) (T, error) {
+		if slices.Contains(words, T(s)) {
+			return T(s), nil
+		}
+		return "", vaguef("invalid value %.40q", s)
+	}
+}
+
+// showPrefix writes the zero prefix as an empty string.
+func showPrefix(p netip.Prefix) string {
+	if !p.IsValid() {
+		return ""
+	}
+	return p.String()
+}

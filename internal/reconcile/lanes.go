@@ -1,0 +1,187 @@
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"uplane/internal/config"
+	"uplane/internal/state"
+	"uplane/policy"
+)
+
+// ErrNoLane says that there is no lane of that name.
+var ErrNoLane = errors.New("no such lane")
+
+// List returns every lane's status, by name.
+func (l *Loop) List(ctx context.Context) (out []Status, err error) {
+	err = l.do(ctx, func() { out = l.list() })
+	return out, err
+}
+
+// Up wants a lane up: changes are written to its file first, which is made when there
+// is none. It returns how the lane is after one pass.
+func (l *Loop) Up(ctx context.Context, name string, changes map[string]any) (Status, error) {
+	if err := policy.CheckLaneName(name); err != nil {
+		return Status{}, err
+	}
+	return l.change(ctx, name, func() error {
+		_, exists := l.known()[name]
+		_, broken := l.config.Broken[name]
+		switch {
+		case exists && len(changes) == 0:
+		case exists || broken:
+			if _, err := config.Edit(l.Dirs, name, changes); err != nil {
+				return err
+			}
+		default:
+			if _, err := config.New(l.Dirs, name, changes); err != nil {
+				return err
+			}
+		}
+		return l.memory.want(name, state.WantUp)
+	})
+}
+
+// Down takes a lane down until it is wanted up, or the next boot.
+func (l *Loop) Down(ctx context.Context, name string) (Status, error) {
+	return l.change(ctx, name, func() error {
+		if !l.exists(name) {
+			return fmt.Errorf("%s: %w", name, ErrNoLane)
+		}
+		return l.memory.want(name, state.WantDown)
+	})
+}
+
+// Remove takes a lane down and deletes its file and all that is remembered of it.
+func (l *Loop) Remove(ctx context.Context, name string) error {
+	_, err := l.change(ctx, name, func() error {
+		if !l.exists(name) {
+			return fmt.Errorf("%s: %w", name, ErrNoLane)
+		}
+		if err := config.Remove(l.Dirs, name); err != nil {
+			return err
+		}
+		return l.memory.forget(name)
+	})
+	return err
+}
+
+// Reload reads the configuration again and returns what is wrong with it.
+func (l *Loop) Reload(ctx context.Context) (errs []error, err error) {
+	_, err = l.change(ctx, "", func() error {
+		errs = l.readConfig()
+		return nil
+	})
+	return errs, err
+}
+
+// Plan returns the lines that lead from what is to the lane as it shall be. For a lane that
+// is down it tells what up would do.
+func (l *Loop) Plan(ctx context.Context, name string) (lines []string, err error) {
+	derr := l.do(ctx, func() {
+		lane, ok := l.known()[name]
+		if !ok {
+			if err = l.config.Broken[name]; err == nil {
+				err = fmt.Errorf("%s: %w", name, ErrNoLane)
+			}
+			return
+		}
+		var extra []policy.Lane
+		if !slices.ContainsFunc(l.wanted(), func(w policy.Lane) bool { return w.Name == name }) {
+			extra = []policy.Lane{lane}
+		}
+		var v *view
+		if v, err = l.look(extra...); err != nil {
+			return
+		}
+		for _, st := range v.lanes {
+			if st.Lane.Name == name && st.State == policy.Error {
+				err = errors.New(st.Reason)
+				return
+			}
+		}
+		for _, op := range policy.Diff(v.have, v.want) {
+			lines = append(lines, op.Shell()...)
+		}
+	})
+	return lines, errors.Join(derr, err)
+}
+
+// change runs f on the loop's goroutine, then the configuration is read and
+// one pass is made, whose result for name it returns.
+func (l *Loop) change(ctx context.Context, name string, f func() error) (st Status, err error) {
+	derr := l.do(ctx, func() {
+		if err = f(); err != nil {
+			return
+		}
+		l.readConfig()
+		if again := l.pass(); again > 0 {
+			l.Poke()
+		}
+		st = l.statuses[name]
+	})
+	if derr != nil {
+		return Status{}, derr
+	}
+	return st, err
+}
+
+func (l *Loop) exists(name string) bool {
+	_, known := l.known()[name]
+	_, broken := l.config.Broken[name]
+	return known || broken
+}
+
+// readConfig loads the configuration; what is wrong with it is logged and
+// returned. Lanes whose file is broken stay as they were.
+func (l *Loop) readConfig() []error {
+	cfg, errs := config.Load(l.Dirs)
+	for _, err := range errs {
+		l.Log.Error("configuration", "error", err)
+	}
+	l.config = cfg
+	return errs
+}
+
+// known returns every lane that there is: the configured ones, and for a file that is
+// broken the lane as it last was.
+func (l *Loop) known() map[string]policy.Lane {
+	out := make(map[string]policy.Lane, len(l.config.Lanes))
+	for _, c := range l.config.Lanes {
+		out[c.Name] = c.Lane
+	}
+	for name, saved := range l.memory.state.Lanes {
+		if _, broken := l.config.Broken[name]; broken || l.config.Partial {
+			if _, ok := out[name]; !ok && saved.Definition != nil {
+				out[name] = *saved.Definition
+			}
+		}
+	}
+	return out
+}
+
+// wanted returns the lanes that shall be up, by name.
+func (l *Loop) wanted() []policy.Lane {
+	var out []policy.Lane
+	for name, lane := range l.known() {
+		if want := l.memory.run.Lanes[name].Want; want == state.WantUp || want == "" && lane.Enabled {
+			out = append(out, lane)
+		}
+	}
+	slices.SortFunc(out, func(a, b policy.Lane) int { return strings.Compare(a.Name, b.Name) })
+	return out
+}
+
+// numbered returns lanes and those that are down but have numbers: theirs stay theirs.
+func (l *Loop) numbered(lanes []policy.Lane) []policy.Lane {
+	out := slices.Clone(lanes)
+	for name, lane := range l.known() {
+		if _, has := l.memory.state.Lanes[name]; has && !slices.ContainsFunc(lanes, func(w policy.Lane) bool { return w.Name == name }) {
+			out = append(out, lane)
+		}
+	}
+	return out
+}

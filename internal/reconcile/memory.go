@@ -1,0 +1,173 @@
+package reconcile
+
+import (
+	"errors"
+	"reflect"
+	"slices"
+	"strconv"
+
+	"uplane/internal/state"
+	"uplane/policy"
+)
+
+// memory is what the loop knows beyond one look: what lanes were given, and
+// what it takes to undo them. It is on disk before anything that depends on it is done.
+type memory struct {
+	state  state.State
+	run    state.Run
+	states *state.Store[state.State]
+	runs   *state.Store[state.Run]
+}
+
+func recall(states *state.Store[state.State], runs *state.Store[state.Run]) memory {
+	m := memory{states.Get(), runs.Get(), states, runs}
+	if m.state.Lanes == nil {
+		m.state.Lanes = map[string]state.Lane{}
+	}
+	if m.run.Lanes == nil {
+		m.run.Lanes = map[string]state.LaneRun{}
+	}
+	if m.run.Sysctl == nil {
+		m.run.Sysctl = map[string]int{}
+	}
+	return m
+}
+
+// allocations returns what lanes were given.
+func (m *memory) allocations() map[string]policy.Allocation {
+	out := make(map[string]policy.Allocation, len(m.state.Lanes))
+	for name, l := range m.state.Lanes {
+		out[name] = l.Allocation
+	}
+	return out
+}
+
+// sysctls returns what switches were before us.
+func (m *memory) sysctls() map[string]string {
+	out := make(map[string]string, len(m.run.Sysctl))
+	for key, value := range m.run.Sysctl {
+		out[key] = strconv.Itoa(value)
+	}
+	return out
+}
+
+// uplinks returns what lanes left by last, one an interface. They count only
+// as far as the kernel still has them.
+func (m *memory) uplinks() []policy.Uplink {
+	seen := map[string]bool{}
+	var out []policy.Uplink
+	for _, l := range m.run.Lanes {
+		if l.Uplink != nil && !seen[l.Uplink.Interface] {
+			seen[l.Uplink.Interface] = true
+			u := *l.Uplink
+			u.Phase = policy.PhaseChanging
+			out = append(out, u)
+		}
+	}
+	return out
+}
+
+// want notes what the user said of a lane, until the next boot.
+func (m *memory) want(name string, want state.Want) error {
+	l := m.run.Lanes[name]
+	l.Want = want
+	m.run.Lanes[name] = l
+	return m.runs.Set(m.run)
+}
+
+// forget drops all that is known of a lane.
+func (m *memory) forget(name string) error {
+	delete(m.run.Lanes, name)
+	delete(m.state.Lanes, name)
+	return errors.Join(m.runs.Set(m.run), m.states.Set(m.state))
+}
+
+// before notes what ops will change on the host and a later removal, maybe by
+// another daemon after a crash, has to put back.
+func (m *memory) before(ops []policy.Op, v *view, k Kernel) error {
+	changed := false
+	for _, op := range ops {
+		switch o := op.Object.(type) {
+		case policy.Sysctl:
+			// Our own links' switches go with them.
+			_, foreign := v.host.Links[o.Link()]
+			_, known := m.run.Sysctl[o.Key]
+			value, exists := k.Sysctl(o.Key)
+			n, err := strconv.Atoi(value)
+			if foreign && !known && exists && err == nil {
+				m.run.Sysctl[o.Key] = n
+				changed = true
+			}
+		case policy.Netns:
+			if op.Verb != policy.Add {
+				continue
+			}
+			for _, dir := range k.MissingDirs() {
+				if !slices.Contains(m.run.Directories, dir) {
+					m.run.Directories = append(m.run.Directories, dir)
+					changed = true
+				}
+			}
+		}
+	}
+	if !changed {
+		return nil
+	}
+	return m.runs.Set(m.run)
+}
+
+// after notes how lanes are now. With clean set nothing was left to do, so what
+// was kept for undoing can go where nothing is left to undo.
+func (m *memory) after(v *view, tables []string, k Kernel, clean bool) error {
+	return errors.Join(m.afterState(v), m.afterRun(v, tables, k, clean))
+}
+
+func (m *memory) afterState(v *view) error {
+	changed := false
+	for _, st := range v.lanes {
+		old := m.state.Lanes[st.Lane.Name]
+		if old.Allocation == st.Alloc && old.Definition != nil && reflect.DeepEqual(*old.Definition, st.Lane) {
+			continue
+		}
+		lane := st.Lane
+		m.state.Lanes[lane.Name] = state.Lane{Allocation: st.Alloc, Definition: &lane}
+		changed = true
+	}
+	if !changed {
+		return nil
+	}
+	return m.states.Set(m.state)
+}
+
+func (m *memory) afterRun(v *view, tables []string, k Kernel, clean bool) error {
+	changed := !slices.Equal(m.run.Tables, tables)
+	m.run.Tables = tables
+	for _, st := range v.lanes {
+		l := m.run.Lanes[st.Lane.Name]
+		if st.Uplink != nil && (l.Uplink == nil || !reflect.DeepEqual(*l.Uplink, *st.Uplink)) {
+			l.Uplink = st.Uplink
+			m.run.Lanes[st.Lane.Name] = l
+			changed = true
+		}
+	}
+	if clean {
+		for key, value := range m.run.Sysctl {
+			_, exists := v.host.Links[policy.Sysctl{Key: key}.Link()]
+			if !exists || v.want.Has(policy.Sysctl{Key: key, Value: strconv.Itoa(value)}) {
+				delete(m.run.Sysctl, key)
+				changed = true
+			}
+		}
+		if len(v.lanes) == 0 && len(m.run.Directories) > 0 {
+			for _, dir := range m.run.Directories {
+				k.RemoveDir(dir)
+			}
+			m.run.Directories = nil
+			changed = true
+		}
+	}
+	if !changed {
+		return nil
+	}
+	return m.runs.Set(m.run)
+}

@@ -1,0 +1,327 @@
+// Package reconcile is the loop that keeps lanes true: pokes in, converged
+// lanes out. It is level-triggered: whatever happened only says "look again",
+// and one goroutine then compares what shall be with what is.
+package reconcile
+
+import (
+	"context"
+	"log/slog"
+	"maps"
+	"slices"
+	"time"
+
+	"uplane/internal/config"
+	"uplane/internal/state"
+	"uplane/policy"
+)
+
+// Kernel is the edge to links, addresses, routes, rules, namespaces, sysctls and files.
+type Kernel interface {
+	Observe(sysctls []string) (policy.State, *policy.Host, error)
+	Apply(policy.Op) error
+	RemoveLinks(names []string) error
+	Fresh(link string) bool
+	Sysctl(key string) (value string, ok bool)
+	MissingDirs() []string
+	RemoveDir(dir string)
+	Invalidate()
+}
+
+// Firewall is the edge to our own chains.
+type Firewall interface {
+	Observe() ([]policy.Chain, error)
+	Apply(want, gone []policy.Chain) error
+	Created() []string
+}
+
+// Options are a Loop's surroundings.
+type Options struct {
+	Log      *slog.Logger
+	Dirs     config.Dirs
+	Kernel   Kernel
+	Firewall Firewall
+	Uplinks  func() Uplinks
+	Grace    time.Duration // how long the kernel's word goes before NetworkManager's
+	State    *state.Store[state.State]
+	Run      *state.Store[state.Run]
+	Changed  func() // called by the loop's goroutine when a status changed
+}
+
+// Uplinks is what NetworkManager last said.
+type Uplinks struct {
+	All     []policy.Uplink
+	Known   bool // it has spoken since this process started
+	Running bool // it is on the bus now
+}
+
+// Loop owns everything that lanes are made of.
+type Loop struct {
+	Options
+	poke  chan struct{}
+	calls chan func()
+
+	config    config.Config
+	memory    memory
+	current   map[string]string // lane to its uplink's interface
+	statuses  map[string]Status
+	converged policy.State // what a clean pass wanted last; nil before the first
+	fights    fights
+	failures  int
+}
+
+// New prepares a loop; Run starts it.
+func New(o Options) *Loop {
+	return &Loop{
+		Options: o, poke: make(chan struct{}, 1), calls: make(chan func()),
+		memory: recall(o.State, o.Run), current: map[string]string{}, statuses: map[string]Status{}, fights: fights{},
+	}
+}
+
+// Poke makes the loop look again, soon. It never blocks; pokes coalesce.
+func (l *Loop) Poke() {
+	select {
+	case l.poke <- struct{}{}:
+	default:
+	}
+}
+
+// Run reads the configuration and keeps the lanes true until ctx is done. The
+// lanes stay as they are then.
+func (l *Loop) Run(ctx context.Context) error {
+	l.readConfig()
+	l.Poke()
+	timer := time.NewTimer(time.Hour)
+	timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case call := <-l.calls:
+			call()
+			continue
+		case <-l.poke:
+		case <-timer.C:
+		}
+		timer.Stop()
+		if again := l.pass(); again > 0 {
+			timer.Reset(again)
+		}
+	}
+}
+
+// do runs f on the loop's goroutine and waits for it.
+func (l *Loop) do(ctx context.Context, f func()) error {
+	done := make(chan struct{})
+	select {
+	case l.calls <- func() { defer close(done); f() }:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	<-done
+	return nil
+}
+
+// view is one look at everything, and what follows from it.
+type view struct {
+	have, want policy.State
+	host       *policy.Host
+	lanes      []policy.LaneStatus
+	allocs     map[string]policy.Allocation
+	fresh      bool // an uplink's routes come from the kernel, ahead of NetworkManager
+}
+
+// look observes and decides; it changes nothing. Lanes that are wanted beside
+// the configured ones are in extra.
+func (l *Loop) look(extra ...policy.Lane) (*view, error) {
+	saved := l.memory.sysctls()
+	keys := slices.Collect(maps.Keys(saved))
+	for o := range l.converged {
+		if s, ok := o.(policy.Sysctl); ok {
+			if _, twice := saved[s.Key]; !twice {
+				keys = append(keys, s.Key)
+			}
+		}
+	}
+	have, host, err := l.Kernel.Observe(keys)
+	if err != nil {
+		return nil, err
+	}
+	chains, err := l.Firewall.Observe()
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range chains {
+		have.Add(c)
+	}
+	v := &view{have: have, host: host}
+
+	lanes := append(l.wanted(), extra...)
+	var clashes map[string]string
+	v.allocs, clashes = policy.Allocate(l.numbered(lanes), l.memory.allocations(), host)
+	uplinks := l.uplinks(v)
+	v.want, v.lanes = policy.Build(policy.Input{
+		Lanes: lanes, Uplinks: uplinks, Host: host, Allocs: v.allocs, Clashes: clashes,
+		Current: l.current, Saved: saved,
+	})
+	// A switch that was not asked for before is read now, so that Diff knows it.
+	for o := range v.want {
+		if s, ok := o.(policy.Sysctl); ok && !have.Has(o) {
+			if value, exists := l.Kernel.Sysctl(s.Key); exists {
+				have.Add(policy.Sysctl{Key: s.Key, Value: value})
+			}
+		}
+	}
+	return v, nil
+}
+
+// uplinks returns the uplinks as the kernel has them now.
+func (l *Loop) uplinks(v *view) []policy.Uplink {
+	from := l.Uplinks()
+	all := from.All
+	if !from.Known {
+		// NetworkManager has not been seen yet: what lanes left by last is
+		// still theirs as long as the kernel has it.
+		all = l.memory.uplinks()
+	}
+	out := make([]policy.Uplink, 0, len(all))
+	for _, u := range all {
+		if !from.Running && u.Phase == policy.PhaseActive {
+			u.Phase = policy.PhaseChanging
+		}
+		fresh := l.Kernel.Fresh(u.Interface)
+		v.fresh = v.fresh || fresh
+		out = append(out, u.Effective(v.host, fresh))
+	}
+	return out
+}
+
+// pass makes one comparison and carries out what it finds. It returns after
+// what time to look again without a poke; 0: never.
+func (l *Loop) pass() (again time.Duration) {
+	v, err := l.look()
+	if err != nil {
+		l.Log.Error("observe", "error", err)
+		l.Kernel.Invalidate()
+		return l.backoff()
+	}
+	ops := policy.Diff(v.have, v.want)
+	ops, wait, undone := l.fights.hold(ops, l.converged)
+	if len(ops) > 0 {
+		if err := l.memory.before(ops, v, l.Kernel); err != nil {
+			l.Log.Error("save state", "error", err)
+			l.publish(v, map[string]string{"": err.Error()}, nil)
+			return l.backoff()
+		}
+	}
+	failed := l.apply(ops, v)
+	if len(failed) == 0 {
+		l.failures = 0
+		l.converged = v.want
+	} else {
+		l.Kernel.Invalidate()
+		wait = l.backoff()
+	}
+	clean := len(ops) == 0 && len(undone) == 0
+	if err := l.memory.after(v, l.Firewall.Created(), l.Kernel, clean); err != nil {
+		l.Log.Error("save state", "error", err)
+	}
+	l.publish(v, failed, undone)
+	if v.fresh && (wait == 0 || wait > l.Grace) {
+		wait = l.Grace // NetworkManager may have said nothing, or something else
+	}
+	return wait
+}
+
+// backoff returns how long to wait after a failure: from 100 ms to half a minute.
+func (l *Loop) backoff() time.Duration {
+	l.failures++
+	return min(100*time.Millisecond<<min(l.failures-1, 10), 30*time.Second)
+}
+
+// apply carries out ops and returns what failed, by lane; "" is everybody's. After a
+// failure a lane's further operations are left to the next pass.
+func (l *Loop) apply(ops []policy.Op, v *view) map[string]string {
+	var failed map[string]string
+	var owner map[policy.Object]string
+	note := func(op policy.Op, err error) {
+		l.Log.Error("apply", "op", op.String(), "error", err)
+		if failed == nil {
+			failed, owner = map[string]string{}, owners(v.lanes)
+		}
+		failed[owner[op.Object]] = err.Error()
+	}
+	for i := 0; i < len(ops); {
+		n, err := 1, error(nil)
+		switch {
+		case failed[owner[ops[i].Object]] != "" && owner[ops[i].Object] != "":
+			i++
+			continue
+		case isChain(ops[i]):
+			n, err = l.applyChains(ops[i:])
+		case isLinkRemoval(ops[i]):
+			n, err = l.removeLinks(ops[i:])
+		default:
+			err = l.Kernel.Apply(ops[i])
+		}
+		for _, op := range ops[i : i+n] {
+			if err != nil {
+				note(op, err)
+			} else {
+				l.Log.Info("applied", "verb", op.Verb.String(), "op", op.String())
+			}
+		}
+		i += n
+	}
+	return failed
+}
+
+func owners(lanes []policy.LaneStatus) map[policy.Object]string {
+	out := map[policy.Object]string{}
+	for _, st := range lanes {
+		for _, o := range st.Want {
+			out[o] = st.Lane.Name
+		}
+	}
+	return out
+}
+
+func isChain(op policy.Op) bool { _, ok := op.Object.(policy.Chain); return ok }
+
+// applyChains applies the chain operations that ops begins with in one
+// transaction, and returns how many those are.
+func (l *Loop) applyChains(ops []policy.Op) (n int, err error) {
+	var want, gone []policy.Chain
+	for n < len(ops) && isChain(ops[n]) {
+		c := ops[n].Object.(policy.Chain)
+		if ops[n].Verb == policy.Remove {
+			gone = append(gone, c)
+		} else {
+			want = append(want, c)
+		}
+		n++
+	}
+	return n, l.Firewall.Apply(want, gone)
+}
+
+func isLinkRemoval(op policy.Op) bool {
+	switch op.Object.(type) {
+	case policy.Bridge, policy.Veth:
+		return op.Verb == policy.Remove
+	}
+	return false
+}
+
+// removeLinks removes the links that ops begins with in one go.
+func (l *Loop) removeLinks(ops []policy.Op) (n int, err error) {
+	var names []string
+	for n < len(ops) && isLinkRemoval(ops[n]) {
+		switch o := ops[n].Object.(type) {
+		case policy.Bridge:
+			names = append(names, o.Name)
+		case policy.Veth:
+			names = append(names, o.Name)
+		}
+		n++
+	}
+	return n, l.Kernel.RemoveLinks(names)
+}

@@ -1,0 +1,63 @@
+package nm
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/godbus/dbus/v5"
+)
+
+// handshakeTimeout bounds connecting and subscribing. A bus answers at once; one
+// that is stopped would block for ever.
+const handshakeTimeout = 10 * time.Second
+
+// dial opens a connection of our own, on which no other part of the process
+// subscribes to anything. It lives until hangUp or the end of ctx.
+func dial(ctx context.Context, address string) (conn *dbus.Conn, hangUp func(), err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	timeout := time.AfterFunc(handshakeTimeout, cancel)
+	defer timeout.Stop()
+	options := []dbus.ConnOption{
+		dbus.WithContext(ctx),
+		// The default one loses the order of signals when they come fast.
+		dbus.WithSignalHandler(dbus.NewSequentialSignalHandler()),
+	}
+	if address == "" {
+		conn, err = dbus.ConnectSystemBus(options...)
+	} else {
+		conn, err = dbus.Connect(address, options...)
+	}
+	if err != nil {
+		cancel()
+		return nil, nil, fmt.Errorf("connect to the system bus: %w", err)
+	}
+	return conn, func() { _ = conn.Close(); cancel() }, nil
+}
+
+// subscribe adds the match rules.
+func subscribe(ctx context.Context, conn *dbus.Conn) error {
+	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
+	defer cancel()
+	for _, rule := range matchRules() {
+		if err := conn.AddMatchSignalContext(ctx, rule...); err != nil {
+			return fmt.Errorf("subscribe to signals of NetworkManager: %w", err)
+		}
+	}
+	return nil
+}
+
+// owner is the unique name of whoever is NetworkManager now, empty if nobody is,
+// and the place of that answer among the messages of the connection.
+func owner(ctx context.Context, conn *dbus.Conn) (name string, at dbus.Sequence, err error) {
+	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
+	defer cancel()
+	call := conn.BusObject().CallWithContext(ctx, driver+".GetNameOwner", 0, busName)
+	if e, ok := call.Err.(dbus.Error); ok && e.Name == driver+".Error.NameHasNoOwner" {
+		return "", call.ResponseSequence, nil
+	}
+	if err := call.Store(&name); err != nil {
+		return "", 0, fmt.Errorf("ask who is NetworkManager: %w", err)
+	}
+	return name, call.ResponseSequence, nil
+}
