@@ -6,7 +6,6 @@ GO      ?= go
 GOFLAGS += -trimpath
 export GOFLAGS
 
-STATICCHECK = honnef.co/go/tools/cmd/staticcheck
 FUZZTIME   ?= 30s
 
 .PHONY: all build setup demo test lint bench fuzz install clean
@@ -28,7 +27,7 @@ test: setup build ## everything; as root, the kernel's and NetworkManager's side
 lint: ## go vet and staticcheck
 	test -z "$$(gofmt -l .)" || { gofmt -l .; exit 1; }
 	$(GO) vet ./...
-	$(GO) run $(STATICCHECK) ./...
+	$(GO) tool staticcheck ./...
 
 bench: setup build ## speed, next to what one would do instead; writes docs/benchmarks.md
 	$(GO) run ./internal/lab/bench bin

@@ -61,7 +61,7 @@ func matchRules() [][]dbus.MatchOption {
 		dbus.WithMatchMember("NameOwnerChanged"),
 		dbus.WithMatchArg(0, busName),
 	}}
-	for _, iface := range []string{ifaceDevice, ifaceActive, ifaceIP4, ifaceIP6} {
+	for _, iface := range []string{ifaceManager, ifaceDevice, ifaceActive, ifaceIP4, ifaceIP6} {
 		rules = append(rules, []dbus.MatchOption{
 			dbus.WithMatchSender(busName),
 			dbus.WithMatchInterface(properties),

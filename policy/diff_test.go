@@ -23,7 +23,9 @@ func newWalker(t *rapid.T) *walker {
 	return w
 }
 
-func pick[T any](t *rapid.T, label string, from ...T) T { return rapid.SampledFrom(from).Draw(t, label) }
+func pick[T any](t *rapid.T, label string, from ...T) T {
+	return rapid.SampledFrom(from).Draw(t, label)
+}
 
 func chance(t *rapid.T, label string, percent int) bool {
 	return rapid.IntRange(0, 99).Draw(t, label) < percent

@@ -241,7 +241,6 @@ func TestMainJob(t *testing.T) {
 	s.run("up", "steam")
 	s.leavesBy("steam", s.world.Wifi.Public)
 	s.run("remove", "steam")
-	time.Sleep(100 * time.Millisecond)
 	requireSame(t, before, s.traces())
 }
 
@@ -410,7 +409,6 @@ func (s *site) watchWrites() func() string {
 			s.Fatal(err)
 		}
 	}
-	time.Sleep(100 * time.Millisecond)
 	return func() string {
 		for _, c := range []*lab.Cmd{ip, nft} {
 			_ = c.Process.Signal(syscall.SIGTERM)
@@ -491,6 +489,5 @@ func TestTwin(t *testing.T) {
 		t.Errorf("%d answers to the lane came in by the wire: %v %v", len(got), got, err)
 	}
 	s.run("remove", "steam")
-	time.Sleep(100 * time.Millisecond)
 	requireSame(t, before, s.traces())
 }

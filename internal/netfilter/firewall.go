@@ -71,7 +71,7 @@ func Open(mode string, created []string) (*Firewall, error) {
 }
 
 // Observe returns every chain of ours in filter, mangle and nat, sorted by table and name. While nothing changes it
-// costs one netlink round trip (0.02 ms; legacy iptables: a fork, 1.5 ms). It never creates a table.
+// costs one netlink round trip (0.1 ms; legacy iptables: a fork, 1.3 ms). It never creates a table.
 func (f *Firewall) Observe() ([]policy.Chain, error) {
 	have, err := f.observe()
 	if err != nil {

@@ -9,7 +9,7 @@ import (
 )
 
 // generation is the id of the kernel's nftables rules in this namespace: every committed change moves it, and it is
-// never 0. Asking costs 0.02 ms, reading the rules with iptables-save 2 ms.
+// never 0. Asking costs 0.1 ms, reading the rules with iptables-save 2 ms.
 func generation() (uint32, error) {
 	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 	if err != nil {

@@ -68,7 +68,29 @@ func TestExpressions(t *testing.T) {
 	}, "nftables")
 }
 
-const nftListing = `x
+const nftListing = `table ip uplane {
+	chain UPLANE-FORWARD {
+		type filter hook forward priority filter - 1; policy accept;
+		iifname "ul-steam" ip saddr 10.0.1.0/24 ip daddr 192.168.50.0/24 counter accept comment "-s 10.0.1.0/24 -d 192.168.50.0/24 -i ul-steam -j ACCEPT"
+		oifname "ul-steam" ip saddr 192.168.50.7 ip daddr 10.0.1.0/24 ct state established,related counter accept comment "-s 192.168.50.7/32 -d 10.0.1.0/24 -o ul-steam -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
+		iifname "ul-steam" oifname "wlp6s0" ip saddr 10.0.1.0/24 counter accept comment "-s 10.0.1.0/24 -i ul-steam -o wlp6s0 -j ACCEPT"
+		iifname "wlp6s0" oifname "ul-steam" ip daddr 10.0.1.0/24 ct state established,related counter accept comment "-d 10.0.1.0/24 -i wlp6s0 -o ul-steam -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
+		iifname "ul-steam" counter drop comment "-i ul-steam -j DROP"
+		oifname "ul-steam" counter drop comment "-o ul-steam -j DROP"
+	}
+
+	chain UPLANE-PREROUTING {
+		type filter hook prerouting priority mangle - 1; policy accept;
+		iifname "ul-steam" counter meta mark set meta mark & 0x00000064 | 0x00000064 comment "-i ul-steam -j MARK --set-xmark 0x64/0xffffffff"
+		iifname != "ul-other" ip saddr 10.0.1.0/25 counter meta mark set meta mark & 0xffff00ff comment "-s 10.0.1.0/25 ! -i ul-other -j MARK --set-xmark 0x0/0xff00"
+	}
+
+	chain UPLANE-POSTROUTING {
+		type nat hook postrouting priority srcnat - 1; policy accept;
+		ip saddr 10.0.1.0/24 ip daddr 192.168.50.0/24 counter masquerade comment "-s 10.0.1.0/24 -d 192.168.50.0/24 -j MASQUERADE"
+		oifname != "ul-steam" ip saddr 10.0.1.0/24 counter masquerade comment "-s 10.0.1.0/24 ! -o ul-steam -j MASQUERADE"
+	}
+}
 `
 
 func FuzzParseRule(f *testing.F) {

@@ -12,7 +12,7 @@ import (
 func parseSave(text string) ([]observed, error) {
 	var all, chains []observed // chains: of the current table
 	table := ""
-	first := map[string]string{} // chain -> its first rule, in the current table
+	rules := map[string][]string{} // chain -> its rules, in the current table
 	for line := range strings.Lines(text) {
 		line = strings.TrimSuffix(line, "\n")
 		switch {
@@ -23,26 +23,23 @@ func parseSave(text string) ([]observed, error) {
 			}
 		case strings.HasPrefix(line, "*"):
 			table, chains = line[1:], nil
-			clear(first)
+			clear(rules)
 		case !slices.Contains(tables, table):
 		case strings.HasPrefix(line, ":"+policy.ChainPrefix):
 			name, _, _ := strings.Cut(line[1:], " ")
 			chains = append(chains, observed{Chain: policy.Chain{Table: table, Name: name, Hook: hookOf(name)}})
 		case strings.HasPrefix(line, "-A "):
 			chain, rule, _ := strings.Cut(line[3:], " ")
-			if _, seen := first[chain]; !seen {
-				first[chain] = rule
-			}
-			if o := named(chains, chain); o != nil {
-				o.Rules = strings.TrimPrefix(o.Rules+"\n"+rule, "\n")
-			}
+			rules[chain] = append(rules[chain], rule)
 			if o := named(chains, target(rule)); o != nil {
 				o.jumps = append(o.jumps, line[3:])
 			}
 		case line == "COMMIT":
 			for i := range chains {
 				o := &chains[i]
-				o.Jumped = first[o.Hook] == "-j "+o.Name && len(o.hookJumps()) == 1
+				hook := rules[o.Hook]
+				o.Jumped = len(hook) > 0 && hook[0] == "-j "+o.Name && len(o.hookJumps()) == 1
+				o.Rules = strings.Join(rules[o.Name], "\n")
 			}
 			all = append(all, chains...)
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"uplane/internal/config"
 	"uplane/internal/state"
@@ -27,7 +28,7 @@ func (l *Loop) Up(ctx context.Context, name string, changes map[string]any) (Sta
 	if err := policy.CheckLaneName(name); err != nil {
 		return Status{}, err
 	}
-	return l.change(ctx, name, func() error {
+	return l.change(ctx, name, 1, func() error {
 		_, exists := l.known()[name]
 		_, broken := l.config.Broken[name]
 		switch {
@@ -47,7 +48,7 @@ func (l *Loop) Up(ctx context.Context, name string, changes map[string]any) (Sta
 
 // Down takes a lane down until it is wanted up, or the next boot.
 func (l *Loop) Down(ctx context.Context, name string) (Status, error) {
-	return l.change(ctx, name, func() error {
+	return l.change(ctx, name, removalPasses, func() error {
 		if !l.exists(name) {
 			return fmt.Errorf("%s: %w", name, ErrNoLane)
 		}
@@ -57,7 +58,7 @@ func (l *Loop) Down(ctx context.Context, name string) (Status, error) {
 
 // Remove takes a lane down and deletes its file and all that is remembered of it.
 func (l *Loop) Remove(ctx context.Context, name string) error {
-	_, err := l.change(ctx, name, func() error {
+	_, err := l.change(ctx, name, removalPasses, func() error {
 		if !l.exists(name) {
 			return fmt.Errorf("%s: %w", name, ErrNoLane)
 		}
@@ -71,7 +72,7 @@ func (l *Loop) Remove(ctx context.Context, name string) error {
 
 // Reload reads the configuration again and returns what is wrong with it.
 func (l *Loop) Reload(ctx context.Context) (errs []error, err error) {
-	_, err = l.change(ctx, "", func() error {
+	_, err = l.change(ctx, "", 1, func() error {
 		errs = l.readConfig()
 		return nil
 	})
@@ -110,15 +111,23 @@ func (l *Loop) Plan(ctx context.Context, name string) (lines []string, err error
 	return lines, errors.Join(derr, err)
 }
 
+// removalPasses is how many passes a removal takes: one that removes, and one that sees
+// that nothing is left and so lets go of what was kept for undoing.
+const removalPasses = 2
+
 // change runs f on the loop's goroutine, then the configuration is read and
-// one pass is made, whose result for name it returns.
-func (l *Loop) change(ctx context.Context, name string, f func() error) (st Status, err error) {
+// passes are made, whose result for name it returns.
+func (l *Loop) change(ctx context.Context, name string, passes int, f func() error) (st Status, err error) {
 	derr := l.do(ctx, func() {
 		if err = f(); err != nil {
 			return
 		}
 		l.readConfig()
-		if again := l.pass(); again > 0 {
+		again := time.Duration(0)
+		for range passes {
+			again = l.pass()
+		}
+		if again > 0 {
 			l.Poke()
 		}
 		st = l.statuses[name]
