@@ -69,6 +69,12 @@ func (w *walker) drawHost() {
 		}
 	}
 	w.host = hostOf(w.uplinks...)
+	seen := map[key]bool{} // the kernel has one route of a destination and metric
+	w.host.Routes = slices.DeleteFunc(w.host.Routes, func(r HostRoute) bool {
+		k := Route{Dst: r.Dst, Metric: r.Metric}.key()
+		defer func() { seen[k] = true }()
+		return seen[k]
+	})
 	for name, l := range w.host.Links {
 		l.Running = chance(w.T, "running", 90)
 		l.MTU = pick(w.T, "mtu", 1500, 1500, 1420)

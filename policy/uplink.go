@@ -40,7 +40,11 @@ type UplinkRoute struct {
 }
 
 // is4 tells whether r is an IPv4 route with an IPv4 next hop, or none.
-func (r *UplinkRoute) is4() bool { return r.Dst.Addr().Is4() && (!r.Via.IsValid() || r.Via.Is4()) }
+func (r *UplinkRoute) is4() bool { return r.of(netip.Addr.Is4) }
+
+func (r *UplinkRoute) of(family func(netip.Addr) bool) bool {
+	return family(r.Dst.Addr()) && (!r.Via.IsValid() || family(r.Via))
+}
 
 // before tells whether r is taken rather than o, of the same destination. The
 // next hop decides only so that the order of routes does not.
@@ -60,7 +64,7 @@ func (u *Uplink) gateway(family func(netip.Addr) bool) (netip.Addr, bool) {
 	var best *UplinkRoute
 	for i := range u.Routes {
 		r := &u.Routes[i]
-		if r.Dst.Bits() == 0 && family(r.Dst.Addr()) && (best == nil || r.Metric < best.Metric) {
+		if r.Dst.Bits() == 0 && r.of(family) && (best == nil || r.before(best)) {
 			best = r
 		}
 	}

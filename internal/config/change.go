@@ -14,25 +14,6 @@ import (
 	"uplane/policy"
 )
 
-// Create is [New] for a whole lane: the keys are those in which it differs from
-// the defaults.
-func Create(dirs Dirs, lane policy.Lane) (string, error) {
-	if err := Check(lane); err != nil {
-		return "", fmt.Errorf("create lane %s: %w", lane.Name, err)
-	}
-	base, errs := read(dirs).base()
-	if errs != nil {
-		return "", fmt.Errorf("create lane %s: %w", lane.Name, errs[0])
-	}
-	changes := make(map[string]any)
-	for _, k := range keys {
-		if v := k.show(settings{lane: lane}); v != k.show(base) {
-			changes[k.name] = written(v)
-		}
-	}
-	return New(dirs, lane.Name, changes)
-}
-
 // Edit changes keys of the lane's file and returns its path. A change is the
 // key's new value, a string, bool, int, uint32 or []string, or nil to take the
 // key out. Comments and everything else stay as they are; see editText.

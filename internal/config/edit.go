@@ -117,14 +117,9 @@ func replaceKey(data []byte, name, line string) ([]byte, error) {
 	return slices.Concat(data, []byte(line+"\n")), nil
 }
 
-// written is a change's value in TOML.
-type written string
-
 // literal writes the value of a change in TOML.
 func literal(v any) (string, error) {
 	switch v := v.(type) {
-	case written:
-		return string(v), nil
 	case string:
 		return quote(v), nil
 	case bool:
