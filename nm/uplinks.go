@@ -127,10 +127,11 @@ func (t *tree) configure(u *policy.Uplink, d *device) {
 	}
 }
 
-// keep fills in from last what u does not have yet: DNS, and all of a family
-// that had a default route and now has none.
+// keep fills in from last what u does not have yet: all of a family that had a
+// default route and now has none. DNS, which comes in several steps and is in
+// less of a hurry, stays until the device is active.
 func keep(u, last *policy.Uplink) {
-	if len(u.DNS) == 0 {
+	if len(last.DNS) > 0 {
 		u.DNS, u.Search = last.DNS, last.Search
 	}
 	v4, v6 := u, u

@@ -101,6 +101,10 @@ func TestGateway(t *testing.T) {
 			t.Errorf("%s: %v, %v", name, via, ok)
 		}
 	}
+	u := Uplink{Routes: []UplinkRoute{{Dst: default4, Via: ipa("192.0.2.1")}, {Dst: pfx("::/0"), Via: ipa("fe80::1")}}}
+	if via, ok := u.Gateway6(); via != ipa("fe80::1") || !ok {
+		t.Errorf("IPv6: %v, %v", via, ok)
+	}
 }
 
 func TestTableRoutes(t *testing.T) {

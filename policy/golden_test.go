@@ -79,6 +79,55 @@ func TestGolden(t *testing.T) {
 				}
 			}
 		}},
+		{"mtu", "the uplink's MTU is smaller now", []Lane{plain}, func(w *world) {
+			l := w.host.Links["wlp6s0"]
+			l.MTU = 1420
+			w.host.Links["wlp6s0"] = l
+		}},
+		{"links-down", "somebody set every link down, which takes their routes, and cleared the jump's place", []Lane{plain}, func(w *world) {
+			w.meddle = func(s State) {
+				for o := range s {
+					delete(s, o)
+					switch x := o.(type) {
+					case Netns:
+						x.Up = false
+						o = x
+					case Bridge:
+						x.Up = false
+						o = x
+					case Veth:
+						x.Up, x.InnerUp = false, false
+						o = x
+					case Chain:
+						x.Jumped = false
+						o = x
+					case Route:
+						if x.Dev == "ul-steam" || x.Dev == InnerLink {
+							continue
+						}
+					}
+					s.Add(o)
+				}
+			}
+		}},
+		{"netns-deleted", "somebody ran ip netns del; programs still hold the namespace", []Lane{plain}, func(w *world) {
+			w.meddle = func(s State) {
+				for o := range s {
+					switch x := o.(type) {
+					case Netns:
+						delete(s, o)
+					case Veth:
+						delete(s, o)
+						x.Netns, x.Inner, x.InnerUp = "", "", false
+						s.Add(x)
+					case Addr, Route:
+						if inNetns(o) != "" {
+							delete(s, o)
+						}
+					}
+				}
+			}
+		}},
 		{"one-of-two-down", "one of two lanes goes", []Lane{plain, other}, func(w *world) {
 			w.lanes = w.lanes[1:]
 			w.saved = map[string]string{"net/ipv4/conf/wlp6s0/forwarding": "0", "net/ipv4/conf/enp7s0/forwarding": "1"}

@@ -1,9 +1,6 @@
 package policy
 
-import (
-	"fmt"
-	"strings"
-)
+import "fmt"
 
 // InnerLink is the name of the veth's end inside the namespace.
 const InnerLink = "eth0"
@@ -23,27 +20,22 @@ type Veth struct {
 func (v Veth) key() key { return linkKey("", v.Name) }
 
 func (v Veth) add() []string {
-	set := v.set()
-	if v.Bridge == "" {
-		set = strings.Replace(set, " nomaster", "", 1) // a new link is in no bridge
+	master := ""
+	if v.Bridge != "" {
+		master = " master " + v.Bridge
 	}
 	return []string{
 		fmt.Sprintf("ip link add name %s group %d mtu %d type veth peer name %s mtu %d netns %s", v.Name, LinkGroup, v.MTU, v.Inner, v.MTU, v.Netns),
-		set,
+		fmt.Sprintf("ip link set dev %s alias %s%s%s up", v.Name, AliasPrefix, v.Lane, master),
 		fmt.Sprintf("ip -n %s link set dev %s up", v.Netns, v.Inner),
 	}
 }
 
-func (v Veth) set() string {
-	master := "nomaster"
-	if v.Bridge != "" {
-		master = "master " + v.Bridge
-	}
-	return fmt.Sprintf("ip link set dev %s alias %s%s mtu %d %s up", v.Name, AliasPrefix, v.Lane, v.MTU, master)
-}
-
 func (v Veth) replace(Object) []string {
-	return []string{v.set(), fmt.Sprintf("ip -n %s link set dev %s mtu %d up", v.Netns, v.Inner, v.MTU)}
+	return []string{
+		fmt.Sprintf("ip link set dev %s alias %s%s mtu %d up", v.Name, AliasPrefix, v.Lane, v.MTU),
+		fmt.Sprintf("ip -n %s link set dev %s mtu %d up", v.Netns, v.Inner, v.MTU),
+	}
 }
 
 func (v Veth) remove() []string { return []string{"ip link del dev " + v.Name} }

@@ -19,7 +19,6 @@ import (
 	"uplane/internal/bus"
 	"uplane/internal/config"
 	"uplane/internal/kernel"
-	"uplane/internal/netfilter"
 	"uplane/internal/reconcile"
 	"uplane/internal/state"
 	"uplane/nm"
@@ -78,22 +77,21 @@ func serve(o options, stderr io.Writer) error {
 	}
 	dirs := config.Dirs{Etc: o.configDir, Run: o.runtimeDir, Lib: o.libDir}
 	cfg, _ := config.Load(dirs)
-	firewall, err := netfilter.Open(cfg.Firewall, runs.Get().Tables)
+	firewall, err := openFirewall(log, cfg.Firewall, runs.Get().Tables)
 	if err != nil {
 		return err
 	}
 
-	var loop *reconcile.Loop
-	poke := func() { loop.Poke() }
-	watcher := nm.NewWatcher(nm.Options{Log: log, Changed: poke})
-	kern, err := kernel.Open(log, poke)
+	trigger := reconcile.NewTrigger()
+	watcher := nm.NewWatcher(nm.Options{Log: log, Changed: trigger.Poke})
+	kern, err := kernel.Open(log, trigger.Poke)
 	if err != nil {
 		return err
 	}
 	defer kern.Close()
 	var server *bus.Server
-	loop = reconcile.New(reconcile.Options{
-		Log: log, Dirs: dirs, Kernel: kern, Firewall: firewall, Grace: kernel.Grace, State: states, Run: runs,
+	loop := reconcile.New(reconcile.Options{
+		Trigger: trigger, Log: log, Dirs: dirs, Kernel: kern, Firewall: firewall, Grace: kernel.Grace, States: states, Runs: runs,
 		Uplinks: func() reconcile.Uplinks {
 			s := watcher.Snapshot()
 			return reconcile.Uplinks{All: s.Uplinks, Known: s.Known, Running: s.Running}
@@ -102,10 +100,14 @@ func serve(o options, stderr io.Writer) error {
 	})
 	server = bus.NewServer(manager{loop}, log)
 
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return watcher.Run(ctx) })
-	group.Go(func() error { return netfilter.Watch(ctx, poke) })
-	group.Go(func() error { return loop.Run(ctx) })
-	group.Go(func() error { return server.Run(ctx) })
-	return group.Wait()
+	group, gctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return watcher.Run(gctx) })
+	group.Go(func() error { watchFirewall(gctx, log, firewall, trigger.Poke); return nil })
+	group.Go(func() error { return loop.Run(gctx) })
+	group.Go(func() error { return server.Run(gctx) })
+	err = group.Wait()
+	if ctx.Err() != nil {
+		return nil // asked to end
+	}
+	return err
 }

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"syscall"
 
 	"github.com/vishvananda/netlink"
@@ -66,6 +67,8 @@ func Run(args, environ []string, stderr io.Writer) int {
 		err = nil // the user's PATH says so
 	case errors.Is(err, fs.ErrPermission):
 		return fail(exitCannotExec, fmt.Errorf("%s: permission denied", command[0]), "")
+	case errors.Is(err, syscall.EISDIR):
+		return fail(exitCannotExec, fmt.Errorf("%s: it is a directory", command[0]), "")
 	case err != nil:
 		return fail(exitNotFound, fmt.Errorf("%s: command not found", command[0]), "")
 	}
@@ -82,6 +85,9 @@ func parse(args []string) (lane string, command []string, err error) {
 	}
 	if len(args) > 0 && args[0] == "--" {
 		args = args[1:]
+	}
+	if strings.HasPrefix(lane, "-") && lane != "--" {
+		return "", nil, fmt.Errorf("unknown flag %s: expected a lane and a command", lane)
 	}
 	if lane == "" || lane == "--" || len(args) == 0 {
 		return "", nil, errors.New("expected a lane and a command")
@@ -110,13 +116,10 @@ func enterNetns(lane string) error {
 	return nil
 }
 
-// resolverSockets answer look-ups from outside the lane: the C library prefers
-// them to resolv.conf.
-var resolverSockets = []string{
-	"/run/nscd/socket",
-	"/run/systemd/resolve/io.systemd.Resolve",
-	"/run/systemd/resolve/io.systemd.Resolve.Monitor",
-}
+// resolverDirs hold the sockets of nscd and systemd-resolved, which answer
+// look-ups from outside the lane: the C library prefers them to resolv.conf.
+// The folders are masked, not the sockets: a service that restarts makes new ones.
+var resolverDirs = []string{"/run/nscd", "/run/systemd/resolve"}
 
 // privateFiles gives this thread its own mounts, in which /etc/resolv.conf is
 // the lane's and host-wide resolvers don't answer. Everything else, /sys and
@@ -134,15 +137,34 @@ func privateFiles(lane string) error {
 	if err != nil {
 		return fmt.Errorf("the lane's DNS needs a %s to stand in for: %w", resolvConf, err)
 	}
+	for _, dir := range resolverDirs {
+		if err := mask(dir, target); err != nil {
+			return fmt.Errorf("mask %s: %w", dir, err)
+		}
+	}
 	source := policy.ResolvConfPath(lane)
 	if err := unix.Mount(source, target, "", unix.MS_BIND, ""); err != nil {
 		return fmt.Errorf("bind %s over %s: %w", source, target, err)
 	}
-	for _, socket := range resolverSockets {
-		err := unix.Mount("/dev/null", socket, "", unix.MS_BIND, "")
-		if err != nil && err != unix.ENOENT && err != unix.ENOTDIR {
-			return fmt.Errorf("mask %s: %w", socket, err)
-		}
-	}
 	return nil
+}
+
+// mask puts an empty folder over dir, if there is one. When target, a path
+// without links, is in it, it is there as an empty file.
+func mask(dir, target string) error {
+	real, err := filepath.EvalSymlinks(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	err = unix.Mount("tmpfs", real, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=755,size=64k")
+	if err != nil || !strings.HasPrefix(target, real+"/") {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(target), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(target, nil, 0o644)
 }

@@ -16,7 +16,8 @@ func withoutLoopbackProxies(environ []string, stderr io.Writer) []string {
 	for _, kv := range environ {
 		name, value, _ := strings.Cut(kv, "=")
 		if isProxyVariable(name) && isLoopback(value) {
-			fmt.Fprintf(stderr, "uplane: run: dropped %s=%s: it points at this machine's loopback, and the lane has its own\n", name, value)
+			// Without the value: it may hold a password.
+			fmt.Fprintf(stderr, "uplane: run: dropped %s: it points at this machine's loopback, and the lane has its own\n", name)
 			continue
 		}
 		out = append(out, kv)

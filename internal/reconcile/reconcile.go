@@ -34,16 +34,32 @@ type Firewall interface {
 	Created() []string
 }
 
+// Trigger makes the loop look again. It exists before the loop does, for
+// those who notice changes.
+type Trigger chan struct{}
+
+// NewTrigger returns a trigger.
+func NewTrigger() Trigger { return make(Trigger, 1) }
+
+// Poke makes the loop look again, soon. It never blocks; pokes coalesce.
+func (t Trigger) Poke() {
+	select {
+	case t <- struct{}{}:
+	default:
+	}
+}
+
 // Options are a Loop's surroundings.
 type Options struct {
+	Trigger
 	Log      *slog.Logger
 	Dirs     config.Dirs
 	Kernel   Kernel
 	Firewall Firewall
 	Uplinks  func() Uplinks
 	Grace    time.Duration // how long the kernel's word goes before NetworkManager's
-	State    *state.Store[state.State]
-	Run      *state.Store[state.Run]
+	States   *state.Store[state.State]
+	Runs     *state.Store[state.Run]
 	Changed  func() // called by the loop's goroutine when a status changed
 }
 
@@ -57,7 +73,6 @@ type Uplinks struct {
 // Loop owns everything that lanes are made of.
 type Loop struct {
 	Options
-	poke  chan struct{}
 	calls chan func()
 
 	config    config.Config
@@ -72,16 +87,8 @@ type Loop struct {
 // New prepares a loop; Run starts it.
 func New(o Options) *Loop {
 	return &Loop{
-		Options: o, poke: make(chan struct{}, 1), calls: make(chan func()),
-		memory: recall(o.State, o.Run), current: map[string]string{}, statuses: map[string]Status{}, fights: fights{},
-	}
-}
-
-// Poke makes the loop look again, soon. It never blocks; pokes coalesce.
-func (l *Loop) Poke() {
-	select {
-	case l.poke <- struct{}{}:
-	default:
+		Options: o, calls: make(chan func()),
+		memory: recall(o.States, o.Runs), current: map[string]string{}, statuses: map[string]Status{}, fights: fights{},
 	}
 }
 
@@ -99,7 +106,7 @@ func (l *Loop) Run(ctx context.Context) error {
 		case call := <-l.calls:
 			call()
 			continue
-		case <-l.poke:
+		case <-l.Trigger:
 		case <-timer.C:
 		}
 		timer.Stop()

@@ -44,10 +44,7 @@ func mirror(args []string) error {
 	for {
 		n, _, err := unix.Recvfrom(fd, buf, 0)
 		if err != nil {
-			if os.Getppid() == 0 {
-				return nil
-			}
-			continue
+			continue // nothing came for a second
 		}
 		for kind, body := range messages(buf[:n]) {
 			if kind != unix.RTM_NEWROUTE {
