@@ -31,7 +31,9 @@ type Kernel struct {
 	files  *notify // inotify on /run/netns and the lanes' resolv.conf
 	fresh  *freshness
 
+	ipv6    bool
 	links   map[int]hostLink // by index
+	indexes map[string]int   // of links, by name
 	addrs   []hostAddr
 	routes  map[uint32][]route // by table
 	rules   []rule
@@ -46,7 +48,8 @@ type Kernel struct {
 func Open(log *slog.Logger, changed func()) (*Kernel, error) {
 	k := &Kernel{log: log, fresh: newFreshness(), netns: map[string]*netnsState{}, sysctls: map[string]string{}}
 	k.stale.all()
-	var err error
+	_, err := os.Stat(procSys + "net/ipv6")
+	k.ipv6 = err == nil
 	if k.host, err = netlink.NewHandle(unix.NETLINK_ROUTE, unix.NETLINK_NETFILTER); err != nil {
 		return nil, fmt.Errorf("open rtnetlink: %w", err)
 	}
@@ -85,12 +88,8 @@ func (k *Kernel) Invalidate() { k.stale.all() }
 // Fresh tells whether the kernel changed an address, a route or the link of
 // interface name in the last moments, so that it may know more than NetworkManager has said.
 func (k *Kernel) Fresh(name string) bool {
-	for i, l := range k.links {
-		if l.name == name {
-			return k.fresh.has(i)
-		}
-	}
-	return false
+	index, ok := k.indexes[name]
+	return ok && k.fresh.has(index)
 }
 
 // Observe returns what is ours and what else there is. The values of the
@@ -105,9 +104,7 @@ func (k *Kernel) Observe(keys []string) (policy.State, *policy.Host, error) {
 		return nil, nil, err
 	}
 	state := make(policy.State)
-	host := &policy.Host{Links: map[string]policy.HostLink{}, Netns: map[string]bool{}, Files: map[string]bool{}}
-	_, err := os.Stat(procSys + "net/ipv6")
-	host.IPv6 = err == nil
+	host := &policy.Host{Links: map[string]policy.HostLink{}, Netns: map[string]bool{}, Files: map[string]bool{}, IPv6: k.ipv6}
 	k.observeLinks(state, host)
 	k.observeAddrs(state, host)
 	k.observeRoutes(state, host)

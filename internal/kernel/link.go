@@ -34,8 +34,10 @@ func (k *Kernel) readLinks() error {
 		return err
 	}
 	k.links = make(map[int]hostLink, len(links))
+	k.indexes = make(map[string]int, len(links))
 	for _, l := range links {
-		k.links[l.Attrs().Index] = toHostLink(l)
+		hl := toHostLink(l)
+		k.links[hl.index], k.indexes[hl.name] = hl, hl.index
 	}
 	return nil
 }
@@ -50,6 +52,7 @@ func toHostLink(l netlink.Link) hostLink {
 }
 
 func (k *Kernel) observeLinks(state policy.State, host *policy.Host) {
+	inner := k.innerEnds()
 	for _, l := range k.links {
 		switch {
 		case !l.ours():
@@ -57,29 +60,45 @@ func (k *Kernel) observeLinks(state policy.State, host *policy.Host) {
 		case l.kind == "bridge":
 			state.Add(policy.Bridge{Name: l.name, Lane: l.lane(), MTU: l.mtu, Up: l.up})
 		default:
-			state.Add(k.veth(l))
+			state.Add(k.veth(l, inner[l.index]))
 		}
 	}
 }
 
-// veth joins the host's end with the inner one, which is in one of our
-// namespaces or in none.
-func (k *Kernel) veth(l hostLink) policy.Veth {
-	v := policy.Veth{Name: l.name, Lane: l.lane(), MTU: l.mtu, Up: l.up, Bridge: k.links[l.master].name}
+// innerEnd is a veth's end in one of our namespaces.
+type innerEnd struct {
+	netns string
+	hostLink
+}
+
+// innerEnds returns the inner ends of all veths by the index of the host's end.
+func (k *Kernel) innerEnds() map[int]innerEnd {
+	out := make(map[int]innerEnd, len(k.netns))
 	for name, ns := range k.netns {
-		inner, ok := ns.links[l.peer]
-		if !ns.ours || !ok || inner.peer != l.index || inner.kind != "veth" {
-			continue
+		for _, l := range ns.links {
+			if ns.ours && l.kind == "veth" && k.links[l.peer].peer == l.index {
+				out[l.peer] = innerEnd{name, l}
+			}
 		}
-		v.Netns, v.Inner, v.InnerUp = name, inner.name, inner.up
-		if inner.mtu != l.mtu {
-			v.MTU = 0
-		}
+	}
+	return out
+}
+
+// veth joins the host's end with the inner one, which is zero when that is in
+// none of our namespaces.
+func (k *Kernel) veth(l hostLink, inner innerEnd) policy.Veth {
+	v := policy.Veth{
+		Name: l.name, Lane: l.lane(), MTU: l.mtu, Up: l.up, Bridge: k.links[l.master].name,
+		Netns: inner.netns, Inner: inner.name, InnerUp: inner.up,
+	}
+	if inner.mtu != l.mtu {
+		v.MTU = 0
 	}
 	return v
 }
 
 func (k *Kernel) applyBridge(op policy.Op, b policy.Bridge) error {
+	delete(k.indexes, b.Name)
 	k.stale.mark(func(p *parts) { p.links, p.addrs, p.allRoutes = true, true, true })
 	switch op.Verb {
 	case policy.Remove:
@@ -95,6 +114,7 @@ func (k *Kernel) applyBridge(op policy.Op, b policy.Bridge) error {
 }
 
 func (k *Kernel) applyVeth(op policy.Op, v policy.Veth) error {
+	delete(k.indexes, v.Name)
 	k.stale.mark(func(p *parts) { p.links, p.addrs, p.allRoutes, p.allNetns = true, true, true, true })
 	if op.Verb == policy.Remove {
 		return k.deleteLink(v.Name)
@@ -195,6 +215,7 @@ func (k *Kernel) deleteLinks(names []string) error {
 	}
 	marked := 0
 	for _, name := range names {
+		delete(k.indexes, name)
 		l, err := k.host.LinkByName(name)
 		if _, gone := err.(netlink.LinkNotFoundError); gone {
 			continue

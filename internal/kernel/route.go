@@ -144,10 +144,8 @@ func (k *Kernel) applyRoute(op policy.Op, r policy.Route) error {
 // the way to the new gateway a round trip.
 func (k *Kernel) index(h *netlink.Handle, netns, name string) (int, error) {
 	if netns == "" {
-		for i, l := range k.links {
-			if l.name == name {
-				return i, nil
-			}
+		if i, ok := k.indexes[name]; ok {
+			return i, nil
 		}
 	}
 	l, err := h.LinkByName(name)
