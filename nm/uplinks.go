@@ -1,6 +1,7 @@
 package nm
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -21,13 +22,12 @@ import (
 //     change is still what it was, though it reads as disconnected or is absent.
 func (t *tree) uplinks(prev []policy.Uplink) []policy.Uplink {
 	uplinks := make([]policy.Uplink, 0, len(t.devices))
-	for _, d := range t.devices {
-		u, ok := t.uplink(d, prev)
-		if ok {
+	for _, path := range slices.Sorted(maps.Keys(t.devices)) {
+		if u, ok := t.uplink(t.devices[path], prev); ok {
 			uplinks = append(uplinks, u)
 		}
 	}
-	slices.SortFunc(uplinks, func(a, b policy.Uplink) int {
+	slices.SortStableFunc(uplinks, func(a, b policy.Uplink) int {
 		if c := strings.Compare(a.Interface, b.Interface); c != 0 {
 			return c
 		}

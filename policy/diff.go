@@ -142,7 +142,7 @@ func flushes(have State, from Object, to Chain) []Op {
 	after := translations(to)
 	var subnets []netip.Prefix
 	for o := range have {
-		if a, ok := o.(Addr); ok && a.Netns == "" {
+		if a, ok := o.(Addr); ok {
 			subnet := a.Prefix.Masked()
 			if rules := after[subnet.String()]; rules != "" && rules != before[subnet.String()] {
 				subnets = append(subnets, subnet)

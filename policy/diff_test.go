@@ -289,6 +289,12 @@ func (w *walker) drift() {
 		return
 	}
 	all := slices.Collect(maps.Values(m.objects))
+	if chance(w.T, "a link", 30) {
+		all = slices.DeleteFunc(all, func(o Object) bool { return !isLink(o) })
+	}
+	if len(all) == 0 {
+		return
+	}
 	sortObjects(all)
 	o := pick(w.T, "object", all...)
 	if _, ok := o.(Sysctl); !ok && chance(w.T, "removed", 40) {

@@ -24,7 +24,7 @@ func (u Uplink) Effective(h *Host, fresh bool) Uplink {
 	for i := range h.Routes {
 		r := &h.Routes[i]
 		if r.Dev == u.Interface && r.Dst.Bits() == 0 && r.Dst.Addr().Is4() && byManager(r.Protocol) &&
-			(best == nil || better(r, best)) {
+			(best == nil || u.better(r, best)) {
 			best = r
 		}
 	}
@@ -45,12 +45,24 @@ func (u Uplink) Effective(h *Host, fresh bool) Uplink {
 func byManager(p int) bool { return p == ProtoDHCP || p == ProtoStatic || p == ProtoRA }
 
 // better prefers the main table, then the lower metric, as the host's own
-// look-up would; the rest decides only so that the order of routes does not.
-func better(a, b *HostRoute) bool {
+// look-up would, then what NetworkManager has not told of; the rest decides only
+// so that the order of routes does not.
+func (u *Uplink) better(a, b *HostRoute) bool {
 	if (a.Table == MainTable) != (b.Table == MainTable) {
 		return a.Table == MainTable
 	}
-	return cmp.Or(cmp.Compare(a.Metric, b.Metric), cmp.Compare(a.Table, b.Table), a.Via.Compare(b.Via)) < 0
+	if c := cmp.Or(cmp.Compare(a.Metric, b.Metric), cmp.Compare(a.Table, b.Table)); c != 0 {
+		return c < 0
+	}
+	if ta, tb := u.tells(a), u.tells(b); ta != tb {
+		return tb
+	}
+	return a.Via.Compare(b.Via) < 0
+}
+
+// tells tells whether r is among what NetworkManager said of u.
+func (u *Uplink) tells(r *HostRoute) bool {
+	return slices.Contains(u.Routes, UplinkRoute{Dst: r.Dst, Via: r.Via, Metric: r.Metric})
 }
 
 // tableRoutes is the part of a lane's table that follows the uplink: its

@@ -74,6 +74,13 @@ func TestOrphanBesideEth0(t *testing.T) {
 	}
 }
 
+// A switch that nobody wants any more and whose old value is not known stays.
+func TestSysctlStays(t *testing.T) {
+	if ops := Diff(newState(Sysctl{"net/ipv4/conf/w/forwarding", "1"}), newState()); len(ops) > 0 {
+		t.Error(shell(ops))
+	}
+}
+
 // Connections are forgotten right after the nat chain changed, so that no
 // failure can come between; and only those of subnets in use whose translation
 // changed.
