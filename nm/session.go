@@ -22,6 +22,7 @@ type session struct {
 	synced  bool   // tree is the owner's
 	tree    *tree
 	uplinks []policy.Uplink // of the tree
+	stale   bool            // the tree has changed since
 
 	// since is the place, among the messages of the connection, of the newest
 	// answer: signals before it bring nothing new.
@@ -181,9 +182,17 @@ func (s *session) receive(sig *dbus.Signal) {
 	if s.fetch != nil {
 		s.noted = append(s.noted, sig)
 	}
-	if s.synced && s.apply(sig) {
-		// One by one, for a device that went down and is coming up again must have
-		// forgotten its addresses.
+	if !s.synced {
+		return
+	}
+	was := s.tree.isUp(sig.Path)
+	if !s.apply(sig) {
+		return
+	}
+	// Once for all signals of a burst: a thousand new bridges make ten thousand of them.
+	s.stale = true
+	if was && !s.tree.isUp(sig.Path) {
+		// But a device that went down and is coming up again must have forgotten its addresses.
 		s.assemble()
 	}
 }
@@ -222,7 +231,9 @@ func arg[T any](sig *dbus.Signal, i int) (v T, ok bool) {
 	return v, ok
 }
 
-func (s *session) assemble() { s.uplinks = s.tree.uplinks(s.uplinks) }
+func (s *session) assemble() {
+	s.uplinks, s.stale = s.tree.uplinks(s.uplinks), false
+}
 
 // publish makes what is known the watcher's snapshot, and fetches what the tree
 // turns out to lack: once for each object and state of its device, for an object
@@ -230,6 +241,9 @@ func (s *session) assemble() { s.uplinks = s.tree.uplinks(s.uplinks) }
 func (s *session) publish() {
 	if !s.synced {
 		return
+	}
+	if s.stale {
+		s.assemble()
 	}
 	s.w.publish(Snapshot{Known: true, Running: true, Uplinks: s.uplinks})
 	if s.fetch != nil || s.again != nil {

@@ -18,8 +18,11 @@ type File struct {
 // FileTag starts the first line of every file of ours.
 const FileTag = "# uplane:"
 
-// ResolvConfPath is where "ip netns exec" looks for a namespace's resolv.conf.
-func ResolvConfPath(lane string) string { return "/etc/netns/" + lane + "/resolv.conf" }
+// EtcNetns is where "ip netns exec" looks for a namespace's files.
+const EtcNetns = "/etc/netns"
+
+// ResolvConfPath is where it looks for a namespace's resolv.conf.
+func ResolvConfPath(lane string) string { return EtcNetns + "/" + lane + "/resolv.conf" }
 
 // resolvConf is lane's resolv.conf. Without servers it names none: the C library
 // then asks 127.0.0.1, where in the lane nobody answers, at once.

@@ -45,7 +45,7 @@ var laneName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,31}$`)
 // a lane's name. Lane names become file, namespace and object-path names.
 func CheckLaneName(name string) error {
 	if !laneName.MatchString(name) {
-		return fmt.Errorf("invalid lane name %q: use 1 to 32 of a-z 0-9 _ -, the first a letter or digit", name)
+		return fmt.Errorf("invalid lane name %.40q: use 1 to 32 of a-z 0-9 _ -, the first a letter or digit", name)
 	}
 	return nil
 }
@@ -61,7 +61,7 @@ func CheckInterfaceName(name string) error {
 		return fmt.Errorf("invalid interface name %q: the kernel keeps it for itself; use another", name)
 	}
 	if !interfaceName.MatchString(name) {
-		return fmt.Errorf("invalid interface name %q: use 1 to 15 of a-z A-Z 0-9 . _ -, the first no dash", name)
+		return fmt.Errorf("invalid interface name %.40q: use 1 to 15 of a-z A-Z 0-9 . _ -, the first no dash", name)
 	}
 	return nil
 }

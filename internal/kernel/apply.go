@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"path/filepath"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -64,14 +65,11 @@ func (k *Kernel) flushConntrack(subnet netip.Prefix) error {
 	return err
 }
 
-// Directories that lanes need and that may not have been there before.
-var laneDirs = []string{netnsDir, etcNetns}
-
-// MissingDirs returns those of the directories shared by all lanes that do not exist,
-// for the caller to note that we make them.
-func (k *Kernel) MissingDirs() []string {
+// MissingDirs returns those of the directories that a lane needs that do not
+// exist, parents first, for the caller to note that we make them.
+func (k *Kernel) MissingDirs(lane string) []string {
 	var out []string
-	for _, d := range laneDirs {
+	for _, d := range []string{netnsDir, policy.EtcNetns, filepath.Dir(policy.ResolvConfPath(lane))} {
 		if _, err := os.Stat(d); errors.Is(err, os.ErrNotExist) {
 			out = append(out, d)
 		}
@@ -81,10 +79,9 @@ func (k *Kernel) MissingDirs() []string {
 
 // RemoveDir removes one of the directories that MissingDirs named, when it is empty.
 func (k *Kernel) RemoveDir(dir string) {
-	switch dir {
-	case netnsDir:
+	if dir == netnsDir {
 		removeNetnsDir()
-	case etcNetns:
+	} else {
 		os.Remove(dir)
 	}
 }

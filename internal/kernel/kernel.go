@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+	"sync/atomic"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -48,6 +49,7 @@ type Kernel struct {
 func Open(log *slog.Logger, changed func()) (*Kernel, error) {
 	k := &Kernel{log: log, fresh: newFreshness(), netns: map[string]*netnsState{}, sysctls: map[string]string{}}
 	k.stale.all()
+	removeUnboundNetns()
 	_, err := os.Stat(procSys + "net/ipv6")
 	k.ipv6 = err == nil
 	if k.host, err = netlink.NewHandle(unix.NETLINK_ROUTE, unix.NETLINK_NETFILTER); err != nil {
@@ -198,12 +200,18 @@ func (p *parts) nsid(n int) {
 	p.nsids[n] = true
 }
 
+var dumps atomic.Int64
+
+// Dumps counts the lists that this process has asked the kernel for, which is what a look costs.
+func Dumps() int64 { return dumps.Load() }
+
 // dump calls list until the kernel's answer was not interrupted by a change:
 // half of a table is not a state.
 func dump[T any](what string, list func() ([]T, error)) ([]T, error) {
 	const tries = 8
 	var err error
 	for range tries {
+		dumps.Add(1)
 		var out []T
 		if out, err = list(); err == nil {
 			return out, nil

@@ -137,7 +137,7 @@ func TestApplyThenObserve(t *testing.T) {
 	before := sh(t, snapshot)
 	k := open(t, nil)
 	want := testState(t, k)
-	dirs := k.MissingDirs()
+	dirs := k.MissingDirs("steam")
 	saved := observe(t, k, want)
 	converge(t, k, want)
 	if ops := policy.Diff(observe(t, k, want), want); len(ops) != 0 {
@@ -161,7 +161,7 @@ func TestApplyThenObserve(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for _, d := range dirs {
+	for _, d := range slices.Backward(dirs) {
 		k.RemoveDir(d)
 	}
 	if after := sh(t, snapshot); after != before {

@@ -53,6 +53,7 @@ func profile(args []string) error {
 	}
 	for _, old := range []string{"addresses", "routes", "route-data"} {
 		delete(ip4, old)
+		delete(settings["ipv6"], old) // of types that the library does not write again
 	}
 	ip4["method"] = dbus.MakeVariant("manual")
 	ip4["address-data"] = dbus.MakeVariant([]map[string]dbus.Variant{{

@@ -16,7 +16,7 @@ const (
 	changesEach   = 40  // of the gateway, for every contender
 	floorFactor   = 2.0
 	scriptFactor  = 15.0
-	reactionLimit = 2 * time.Second
+	reactionLimit = 500 * time.Millisecond // who has not followed by then does not
 	settleTime    = 120 * time.Millisecond // for what a contender has to catch up with, and for NetworkManager
 )
 
