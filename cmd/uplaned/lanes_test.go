@@ -365,7 +365,7 @@ func TestNothingLeaks(t *testing.T) {
 	if got, err := wire.Stop(); err != nil || len(got) > 0 {
 		t.Errorf("left by the wire: %v %v", got, err)
 	}
-	s.run("up", "steam", "--uplink", "connection:homewifi,interface:enp7s0")
+	s.run("up", "steam", "--uplink", "connection:homewifi", "--uplink", "interface:enp7s0")
 	for range 2 {
 		s.sh("nmcli device disconnect wlp6s0")
 		s.wait("steam", func(l lab.LaneStatus) bool { return l.Uplink.Interface == lab.Wired })

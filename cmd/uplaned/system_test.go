@@ -326,7 +326,7 @@ func TestPreference(t *testing.T) {
 	s := newSite(t, lab.Plain, wired)
 	s.wire.Stop() // here the wire is the lane's second choice
 	s.wire = nil
-	s.run("up", "steam", "--uplink", "connection:homewifi,interface:enp7s0")
+	s.run("up", "steam", "--uplink", "connection:homewifi", "--uplink", "interface:enp7s0")
 	s.leavesBy("steam", s.world.Wifi.Public)
 	s.sh("nmcli device disconnect wlp6s0")
 	s.wait("steam", func(l lab.LaneStatus) bool { return l.Uplink.Interface == lab.Wired })
