@@ -416,7 +416,13 @@ func (s *site) watchWrites() func() string {
 			_ = c.Process.Signal(syscall.SIGTERM)
 			_ = c.Wait()
 		}
-		return ipOut.String() + nftOut.String()
+		var out strings.Builder
+		for line := range strings.Lines(ipOut.String()) {
+			if !strings.Contains(line, " fe80::") { // a card's own, some seconds after it came up
+				out.WriteString(line)
+			}
+		}
+		return out.String() + nftOut.String()
 	}
 }
 
