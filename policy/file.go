@@ -3,7 +3,6 @@ package policy
 import (
 	"fmt"
 	"net/netip"
-	"regexp"
 	"slices"
 	"strings"
 )
@@ -38,12 +37,12 @@ func resolvConf(lane string, servers []netip.Addr, search []string) File {
 	return File{ResolvConfPath(lane), b.String()}
 }
 
-var domain = regexp.MustCompile(`^[A-Za-z0-9_-][A-Za-z0-9_.-]*$`)
+const maxDomain = 253 // bytes, RFC 1035
 
 // notDomain leaves out what the network sends and no resolver searches: what
 // would break out of the file's line, and "~example.com", by which
 // NetworkManager only routes queries.
-func notDomain(s string) bool { return !domain.MatchString(s) }
+func notDomain(s string) bool { return !spelled(s, maxDomain, isLetter, "_.-", ".") }
 
 func (f File) key() key { return key{kind: kindFile, name: f.Path} }
 

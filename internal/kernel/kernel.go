@@ -25,7 +25,7 @@ import (
 type Kernel struct {
 	log    *slog.Logger
 	host   *netlink.Handle
-	strict *netlink.Handle // filters dumps in the kernel, not here
+	direct *direct
 
 	stale  stale
 	events *events // nil: not watched, so every part is always stale
@@ -55,11 +55,8 @@ func Open(log *slog.Logger, changed func()) (*Kernel, error) {
 	if k.host, err = netlink.NewHandle(unix.NETLINK_ROUTE, unix.NETLINK_NETFILTER); err != nil {
 		return nil, fmt.Errorf("open rtnetlink: %w", err)
 	}
-	if k.strict, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
+	if k.direct, err = openDirect(); err != nil {
 		return nil, fmt.Errorf("open rtnetlink: %w", err)
-	}
-	if err := k.strict.SetStrictCheck(true); err != nil {
-		return nil, fmt.Errorf("ask rtnetlink for strict checks: %w", err)
 	}
 	if changed == nil {
 		return k, nil
@@ -81,7 +78,7 @@ func (k *Kernel) Close() {
 		k.files.Close()
 	}
 	k.host.Close()
-	k.strict.Close()
+	k.direct.close()
 }
 
 // Invalidate makes the next Observe read everything again.
@@ -181,6 +178,17 @@ func (s *stale) take() parts {
 	p := s.p
 	s.p = parts{}
 	return p
+}
+
+// mainOnly tells whether the main table is to be read and links are not; then it counts as read.
+func (s *stale) mainOnly() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.p.links || !s.p.allRoutes && !s.p.tables[policy.MainTable] {
+		return false
+	}
+	delete(s.p.tables, policy.MainTable)
+	return true
 }
 
 // put returns parts that could not be read.

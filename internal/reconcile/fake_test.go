@@ -193,6 +193,8 @@ func (m *machine) RemoveDir(dir string) {
 
 func (m *machine) Invalidate() {}
 
+func (m *machine) Glance() ([]policy.HostRoute, bool) { return nil, false }
+
 // firewall is the machine's other half.
 type firewall struct{ *machine }
 

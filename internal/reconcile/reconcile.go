@@ -20,6 +20,7 @@ type Kernel interface {
 	Observe(sysctls []string) (policy.State, *policy.Host, error)
 	Apply(policy.Op) error
 	RemoveLinks(names []string) error
+	Glance() (defaults []policy.HostRoute, ok bool)
 	Fresh(link string) bool
 	Sysctl(key string) (value string, ok bool)
 	MissingDirs(lane string) []string
@@ -234,6 +235,7 @@ func (l *Loop) uplinks(v *view) []policy.Uplink {
 func (l *Loop) pass() (again time.Duration) {
 	start, operations := time.Now(), 0
 	defer func() { l.Log.Debug("pass", "took", time.Since(start), "operations", operations) }()
+	l.hurry()
 	v, err := l.look()
 	if err != nil {
 		l.Log.Error("observe", "error", err)

@@ -17,6 +17,7 @@ const (
 	floorFactor   = 2.0
 	scriptFactor  = 15.0
 	reactionLimit = 500 * time.Millisecond // who has not followed by then does not
+	changeLimit   = 10 * time.Second       // for NetworkManager to make a change, on a loaded machine
 	settleTime    = 120 * time.Millisecond // for what a contender has to catch up with, and for NetworkManager
 )
 
@@ -131,7 +132,7 @@ func (b *bench) profileChanges() ([]*contender, error) {
 				if err := profile.setGateway(gateway); err != nil {
 					return err
 				}
-				return c.measure(o, gateway, reactionLimit)
+				return c.measure(o, gateway, changeLimit)
 			})
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", c.name, err)
