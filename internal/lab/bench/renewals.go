@@ -35,7 +35,7 @@ routing-rule, link or switch event, an event of a route of its table or protocol
 	if err := site.lane("steam"); err != nil {
 		return s, err
 	}
-	time.Sleep(lab.QuickRenewal)
+	time.Sleep(bridgeTime)
 	o, err := observe(site.world)
 	if err != nil {
 		return s, err

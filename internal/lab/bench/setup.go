@@ -72,10 +72,14 @@ func setUp(b *bench) (section, error) {
 	if err != nil {
 		return s, fmt.Errorf("%d lanes: %w", hundred, err)
 	}
-	for what, took := range map[string]samples{"build": ups, "take down": downs} {
-		s.table.row(fmt.Sprintf("%s %d lanes (Reload)", what, hundred), uplane.name, fmt.Sprint(len(took)), ms(took.median()), ms(took.p95()))
+	for _, r := range []struct {
+		what string
+		took samples
+	}{
+		{"build %d lanes (Reload)", ups}, {"take %d lanes down (Reload)", downs}, {"Reload with %d lanes, nothing new", idles},
+	} {
+		s.table.row(fmt.Sprintf(r.what, hundred), uplane.name, fmt.Sprint(len(r.took)), ms(r.took.median()), ms(r.took.p95()))
 	}
-	s.table.row(fmt.Sprintf("Reload with %d lanes, nothing new", hundred), uplane.name, fmt.Sprint(len(idles)), ms(idles.median()), ms(idles.p95()))
 
 	x := ratio(uplane.ups.median(), least.ups.median())
 	s.aim(x <= buildFactor, "build: at most 1.2× the minimal program", "%s (%s to %s)", times(x), ms(uplane.ups.median()), ms(least.ups.median()))
