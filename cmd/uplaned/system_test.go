@@ -230,6 +230,7 @@ func TestMainJob(t *testing.T) {
 	s.requireTable(100, "10.0.1.0/24 dev ul-steam proto uplane scope link",
 		"192.168.50.0/24 dev wlp6s0 proto uplane scope link",
 		"default via 192.168.50.1 dev wlp6s0 proto uplane",
+		"blackhole 10.0.1.0/24 proto uplane metric 4294967295",
 		"unreachable default proto uplane metric 4294967295")
 	if got := s.sh("cat /etc/uplane/lanes.d/steam.toml"); !strings.Contains(got, `uplink = "wlp6s0"`) {
 		t.Errorf("lane file:\n%s", got)
@@ -270,6 +271,7 @@ func TestFollowsUplink(t *testing.T) {
 		"192.168.50.0/24 dev wlp6s0 proto uplane scope link",
 		"198.18.0.0/15 via 192.168.50.1 dev wlp6s0 proto uplane",
 		"default via "+d.Router.String()+" dev wlp6s0 proto uplane",
+		"blackhole 10.0.1.0/24 proto uplane metric 4294967295",
 		"unreachable default proto uplane metric 4294967295")
 
 	// The profile is changed by hand.
@@ -289,7 +291,7 @@ func TestFollowsUplink(t *testing.T) {
 	s.sh("nmcli device disconnect wlp6s0")
 	s.wait("steam", isState("waiting"))
 	s.failsAtOnce("steam")
-	s.requireTable(100, "10.0.1.0/24 dev ul-steam proto uplane scope link", "unreachable default proto uplane metric 4294967295")
+	s.requireTable(100, "10.0.1.0/24 dev ul-steam proto uplane scope link", "blackhole 10.0.1.0/24 proto uplane metric 4294967295", "unreachable default proto uplane metric 4294967295")
 	s.sh("nmcli connection up homewifi")
 	s.wait("steam", isState("up"))
 	s.leavesBy("steam", s.world.Wifi2.Public)

@@ -55,11 +55,15 @@ func (k *Kernel) RemoveLinks(names []string) error {
 	return nil
 }
 
-// flushConntrack forgets the connections that a lane's subnet began.
+// flushConntrack forgets the connections of a lane's subnet that are not
+// translated. The others go on: an answer to one that is forgotten would find
+// nobody on the host, who would say so to the internet by its own default.
 func (k *Kernel) flushConntrack(subnet netip.Prefix) error {
 	filter := &netlink.ConntrackFilter{}
-	if err := filter.AddIPNet(netlink.ConntrackOrigSrcIP, ipNet(subnet)); err != nil {
-		return err
+	for _, end := range []netlink.ConntrackFilterType{netlink.ConntrackOrigSrcIP, netlink.ConntrackReplyDstIP} {
+		if err := filter.AddIPNet(end, ipNet(subnet)); err != nil {
+			return err
+		}
 	}
 	_, err := k.host.ConntrackDeleteFilters(netlink.ConntrackTable, unix.AF_INET, filter)
 	return err

@@ -191,12 +191,8 @@ func native(v uint32) (b [4]byte) {
 
 // toRoute is the host's route that a policy.Route stands for.
 func toRoute(r policy.Route, link int) route {
-	out := route{
+	return route{
 		table: r.Table, metric: r.Metric, dst: r.Dst, via: r.Via, link: link,
-		protocol: policy.Protocol, kind: unix.RTN_UNICAST, onLink: r.OnLink,
+		protocol: policy.Protocol, kind: routeKinds[r.Type], onLink: r.OnLink,
 	}
-	if r.Unreachable {
-		out.kind = unix.RTN_UNREACHABLE
-	}
-	return out
 }

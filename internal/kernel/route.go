@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"net/netip"
+	"strconv"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -112,11 +113,21 @@ func (r route) host(dev string) policy.HostRoute {
 	return policy.HostRoute{Table: r.table, Dst: r.dst, Via: r.via, Dev: dev, Metric: r.metric, Protocol: r.protocol}
 }
 
+// routeKinds are the kernel's numbers of our types of route.
+var routeKinds = map[policy.RouteType]int{
+	policy.Unicast: unix.RTN_UNICAST, policy.Unreachable: unix.RTN_UNREACHABLE, policy.Blackhole: unix.RTN_BLACKHOLE,
+}
+
 func (r route) object(netns, dev string) policy.Route {
-	return policy.Route{
-		Netns: netns, Table: r.table, Dst: r.dst, Metric: r.metric, Unreachable: r.kind == unix.RTN_UNREACHABLE,
-		Dev: dev, Via: r.via, OnLink: r.onLink,
+	out := policy.Route{Netns: netns, Table: r.table, Dst: r.dst, Metric: r.metric, Dev: dev, Via: r.via, OnLink: r.onLink}
+	for name, kind := range routeKinds {
+		if kind == r.kind {
+			out.Type = name
+			return out
+		}
 	}
+	out.Type = policy.RouteType(strconv.Itoa(r.kind)) // none that we make
+	return out
 }
 
 func (k *Kernel) applyRoute(op policy.Op, r policy.Route) error {
@@ -133,12 +144,11 @@ func (k *Kernel) applyRoute(op policy.Op, r policy.Route) error {
 	return k.in(r.Netns, func(h *netlink.Handle) error {
 		nr := &netlink.Route{
 			Table: int(r.Table), Dst: ipNet(r.Dst), Priority: int(r.Metric), Protocol: policy.Protocol,
-			Type: unix.RTN_UNICAST, Scope: netlink.SCOPE_LINK,
+			Type: routeKinds[r.Type], Scope: netlink.SCOPE_LINK,
 		}
-		switch {
-		case r.Unreachable:
-			nr.Type, nr.Scope = unix.RTN_UNREACHABLE, netlink.SCOPE_UNIVERSE
-		default:
+		if r.Type != policy.Unicast {
+			nr.Scope = netlink.SCOPE_UNIVERSE
+		} else {
 			index, err := k.index(h, r.Netns, r.Dev)
 			if err != nil {
 				return ignoreIf(op.Verb == policy.Remove, err)
@@ -164,7 +174,7 @@ func (k *Kernel) applyRoute(op policy.Op, r policy.Route) error {
 // replaceRoute is the way of a lane's new default.
 func (k *Kernel) replaceRoute(r policy.Route) error {
 	link := 0
-	if !r.Unreachable {
+	if r.Type == policy.Unicast {
 		var err error
 		if link, err = k.index(k.host, "", r.Dev); err != nil {
 			return err

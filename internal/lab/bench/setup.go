@@ -13,8 +13,9 @@ const (
 	scriptBuild   = 8.0
 	hundred       = 100
 	hundredLimit  = 500 * time.Millisecond
-	hundredRounds = 5
-	buildPause    = 40 * time.Millisecond // the kernel goes on clearing up after a namespace
+	hundredRounds = 3
+	buildPause    = 40 * time.Millisecond
+	clearPause    = 200 * time.Millisecond // the kernel goes on clearing up after a namespace, and lets no new one be made meanwhile
 )
 
 // builder makes and takes away one lane.
@@ -106,7 +107,7 @@ func (x *builder) once() error {
 		return err
 	}
 	x.downs = append(x.downs, took)
-	time.Sleep(buildPause)
+	time.Sleep(clearPause)
 	return x.end()
 }
 
