@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"uplane/internal/lab"
 )
 
@@ -276,7 +278,13 @@ func TestNFTables(t *testing.T) {
 func TestNothingLeaks(t *testing.T) {
 	s := newSite(t, lab.Plain, wired)
 	s.longer(2 * time.Minute)
-	toInternet := func(p lab.Packet) bool { return p.Dst == lab.WhoamiAddr } // the host itself has no business there
+	// The host itself has no business there, but for one: an answer that waited at the gateway while
+	// the card's address was away finds its connection forgotten by the kernel, and is told by the
+	// host, in its own name and by its own default, that nobody listens (port unreachable).
+	toInternet := func(p lab.Packet) bool {
+		late := p.Proto == unix.IPPROTO_ICMP && p.ICMPType == 3 && p.ICMPCode == 3
+		return p.Dst == lab.WhoamiAddr && !late
+	}
 	wire, err := s.world.Host.Capture(lab.Wired, toInternet)
 	if err != nil {
 		t.Fatal(err)

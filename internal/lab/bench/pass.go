@@ -12,20 +12,28 @@ var laneCounts = []int{1, 10, 100, 1000}
 
 const passesEach = 20
 
-// looping is the loop helper as the program sees it.
-type looping struct{ *helper }
+// looping is the loop helper as the program sees it, in a bare world.
+type looping struct {
+	*helper
+	world *lab.World
+}
 
-func (b *bench) looping() (looping, func(), error) {
+func (b *bench) looping() (looping, error) {
 	w, err := lab.New(b.ctx, lab.Bare, lab.Options{})
 	if err != nil {
-		return looping{}, nil, err
+		return looping{}, err
 	}
 	h, err := b.startHelper(w.Host, "loop")
 	if err != nil {
 		_ = w.Close()
-		return looping{}, nil, err
+		return looping{}, err
 	}
-	return looping{h}, func() { h.end(); _ = w.Close() }, nil
+	return looping{h, w}, nil
+}
+
+func (l looping) close() {
+	l.end()
+	_ = l.world.Close()
 }
 
 // work is what one pass took.
@@ -51,11 +59,11 @@ func passes(b *bench) (section, error) {
 *another gateway* has every lane's default replaced. Lists are netlink dumps.`,
 		table: table{{"lanes", "pass", "n", "median", "p95", "lists", "operations"}},
 	}
-	l, end, err := b.looping()
+	l, err := b.looping()
 	if err != nil {
 		return s, err
 	}
-	defer end()
+	defer l.close()
 	most := map[string][]int{} // lists, by kind and size
 	for _, n := range laneCounts {
 		b.progress("  %d lanes", n)
