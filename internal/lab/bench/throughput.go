@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	throughputRounds = 12
+	throughputRounds = 10
 	throughputTime   = 500 * time.Millisecond
 	throughputPort   = 5001
 	throughputGoal   = 0.97
