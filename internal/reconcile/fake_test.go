@@ -193,7 +193,7 @@ func (m *machine) RemoveDir(dir string) {
 
 func (m *machine) Invalidate() {}
 
-func (m *machine) Glance() ([]policy.HostRoute, bool) { return nil, false }
+func (m *machine) Glance() ([]policy.HostRoute, bool) { return m.routes, len(m.fresh) > 0 }
 
 // firewall is the machine's other half.
 type firewall struct{ *machine }

@@ -44,6 +44,8 @@ func (l *Loop) follow(uplink string, via netip.Addr) {
 			l.Log.Debug("apply at once", "op", op.String(), "error", err) // the new gateway may need more than a route
 			continue
 		}
+		delete(l.converged, have)
+		l.converged.Add(want)
 		l.Log.Info("applied", "verb", op.Verb.String(), "op", op.String())
 	}
 }

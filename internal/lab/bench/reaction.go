@@ -35,7 +35,7 @@ func reaction(b *bench) (section, error) {
 		title: "Reaction to another gateway",
 		how: fmt.Sprintf(`From the moment when the kernel's main table gets the uplink's new default to the moment when the contender's own
 table has it. Both are stamped by one rtnetlink socket on a real-time thread. The contenders take turns, change by
-change, and the others are stopped meanwhile (SIGSTOP; the script is taken out of dispatcher.d).
+change, and the others are stopped meanwhile (SIGSTOP; the script is taken out of dispatcher.d, where ifupdown's is not either).
 
 - **Uplane**: uplaned with one lane, table %d.
 - **floor**: a program that does nothing but hear of the route and copy it by one RouteReplace on an open socket.
