@@ -59,8 +59,7 @@ func Forbid() {
 // configuration, such as limits.
 func Start(t testing.TB, extra string) (address string) {
 	t.Helper()
-	_, here, _, _ := runtime.Caller(0)
-	policy := filepath.Join(filepath.Dir(here), "../../packaging/dbus/org.uplane.Uplane1.conf")
+	policy := filepath.Join(moduleRoot(t), "packaging/dbus/org.uplane.Uplane1.conf")
 	file := filepath.Join(t.TempDir(), "bus.conf")
 	text := fmt.Sprintf(config, "<include>"+policy+"</include>"+extra)
 	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
@@ -89,6 +88,23 @@ func Start(t testing.TB, extra string) (address string) {
 		t.Fatalf("%s is the machine's", address)
 	}
 	return address
+}
+
+// moduleRoot is the folder with go.mod above the test's.
+func moduleRoot(t testing.TB) string {
+	dir, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			return dir
+		}
+		if dir == filepath.Dir(dir) {
+			t.Fatal("no go.mod above the test's folder")
+		}
+		dir = filepath.Dir(dir)
+	}
 }
 
 // Connect connects to a bus until the test ends.
