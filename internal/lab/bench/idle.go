@@ -138,7 +138,7 @@ func awaitQuiet(pid int) error { return awaitRestOf(pid, 3*time.Second) }
 func awaitRest(pid int) error { return awaitRestOf(pid, 200*time.Millisecond) }
 
 func awaitRestOf(pid int, rest time.Duration) error {
-	const patience = time.Minute
+	const patience = 2 * time.Minute
 	for start := time.Now(); time.Since(start) < patience; {
 		before := wakeups(pid)
 		time.Sleep(rest)
