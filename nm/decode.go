@@ -94,7 +94,9 @@ func decodeModem(capabilities uint32) string {
 
 // active is a Connection.Active object: a profile in use.
 type active struct {
-	id, uuid string
+	id, uuid   string
+	connection dbus.ObjectPath // the profile
+	state      gonetworkmanager.NmActiveConnectionState
 	// specific is the access point of a Wi-Fi connection.
 	specific dbus.ObjectPath
 }
@@ -103,6 +105,10 @@ func (a *active) update(p props) {
 	convert(&a.id, p, "Id", printable)
 	convert(&a.uuid, p, "Uuid", printable)
 	assign(&a.specific, p, "SpecificObject")
+	assign(&a.connection, p, "Connection")
+	convert(&a.state, p, "State", func(n uint32) gonetworkmanager.NmActiveConnectionState {
+		return gonetworkmanager.NmActiveConnectionState(n)
+	})
 }
 
 // config is an IP4Config or IP6Config object. Its slices are handed out, so an

@@ -22,6 +22,7 @@ type session struct {
 	synced  bool   // tree is the owner's
 	tree    *tree
 	uplinks []policy.Uplink // of the tree
+	lanes   []policy.Profile
 
 	// since is the place, among the messages of the connection, of the newest
 	// answer: signals before it bring nothing new.
@@ -38,6 +39,8 @@ type session struct {
 	pause time.Duration
 	// asked is what was missing when the last fetch began.
 	asked map[dbus.ObjectPath]gonetworkmanager.NmDeviceState
+
+	reading reading
 }
 
 const (
@@ -65,7 +68,7 @@ func (w *Watcher) follow(ctx context.Context) (connected bool, err error) {
 	if err := subscribe(ctx, conn); err != nil {
 		return false, err
 	}
-	s := &session{w: w, ctx: ctx, conn: conn, uplinks: w.Snapshot().Uplinks}
+	s := &session{w: w, ctx: ctx, conn: conn, uplinks: w.Snapshot().Uplinks, lanes: w.Snapshot().Profiles, reading: newReading()}
 	name, at, err := owner(ctx, conn)
 	if err != nil {
 		return false, err
@@ -88,6 +91,8 @@ func (w *Watcher) follow(ctx context.Context) (connected bool, err error) {
 			}
 		case call := <-s.fetch:
 			s.fetched(call)
+		case call := <-s.reading.answers:
+			s.profileRead(call)
 		case <-s.again:
 			s.start()
 		}
@@ -102,6 +107,8 @@ func (s *session) meet(owner string) {
 	}
 	s.owner, s.synced, s.fetch, s.cancel, s.noted, s.again = owner, false, nil, nil, nil, nil
 	s.tree, s.asked, s.pause = newTree(), nil, minPause
+	s.reading.stop()
+	s.reading = newReading()
 	if owner == "" {
 		s.w.options.Log.Info("NetworkManager is not running; keeping the last known uplinks")
 		s.w.lost()
@@ -138,7 +145,13 @@ func (s *session) fetched(call *dbus.Call) {
 		s.w.options.Log.Info("following NetworkManager", "objects", len(objects))
 	}
 	s.since, s.synced, s.pause = call.ResponseSequence, true, minPause
+	old := s.tree
 	s.tree = newTree()
+	for path, p := range old.profiles { // what they say has been followed all the time
+		if _, exists := objects[path][ifaceProfile]; exists && p.read || p.Leaving {
+			s.tree.profiles[path] = p
+		}
+	}
 	for path, ifaces := range objects {
 		s.tree.add(path, ifaces)
 	}
@@ -208,6 +221,11 @@ func (s *session) apply(sig *dbus.Signal) bool {
 		if s.tree.remove(path, ifaces) && s.again == nil {
 			s.again = time.After(quitTimeout) // in case it does not end after all
 		}
+	case profileUpdated:
+		if s.tree.profiles[sig.Path] != nil {
+			s.reading.add(sig.Path)
+		}
+		return false
 	default:
 		return false
 	}
@@ -222,7 +240,10 @@ func arg[T any](sig *dbus.Signal, i int) (v T, ok bool) {
 	return v, ok
 }
 
-func (s *session) assemble() { s.uplinks = s.tree.uplinks(s.uplinks) }
+func (s *session) assemble() {
+	s.uplinks = s.tree.uplinks(s.uplinks)
+	s.lanes = s.tree.lanes(s.lanes)
+}
 
 // publish makes what is known the watcher's snapshot, and fetches what the tree
 // turns out to lack: once for each object and state of its device, for an object
@@ -231,7 +252,12 @@ func (s *session) publish() {
 	if !s.synced {
 		return
 	}
-	s.w.publish(Snapshot{Known: true, Running: true, Uplinks: s.uplinks})
+	s.readProfiles()
+	if s.reading.first && !s.reading.idle() {
+		return // what is known of lanes and limits is not complete yet
+	}
+	s.reading.first = false
+	s.w.publish(Snapshot{Known: true, Running: true, Uplinks: s.uplinks, Profiles: s.lanes})
 	if s.fetch != nil || s.again != nil {
 		return
 	}

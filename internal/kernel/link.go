@@ -39,6 +39,7 @@ func (k *Kernel) readLinks() error {
 		hl := toHostLink(l)
 		k.links[hl.index], k.indexes[hl.name] = hl, hl.index
 	}
+	k.foreignBridges()
 	return nil
 }
 
@@ -89,7 +90,7 @@ func (k *Kernel) innerEnds() map[int]innerEnd {
 func (k *Kernel) veth(l hostLink, inner innerEnd) policy.Veth {
 	v := policy.Veth{
 		Name: l.name, Lane: l.lane(), MTU: l.mtu, Up: l.up, Bridge: k.links[l.master].name,
-		Netns: inner.netns, Inner: inner.name, InnerUp: inner.up,
+		Netns: inner.netns, Inner: inner.name, InnerUp: inner.up, STP: k.stp[l.master],
 	}
 	if inner.mtu != l.mtu {
 		v.MTU = 0
@@ -101,6 +102,8 @@ func (k *Kernel) applyBridge(op policy.Op, b policy.Bridge) error {
 	delete(k.indexes, b.Name)
 	k.stale.mark(func(p *parts) { p.links, p.addrs, p.allRoutes = true, true, true })
 	switch op.Verb {
+	case policy.Release:
+		return k.release(b)
 	case policy.Remove:
 		return k.deleteLink(b.Name)
 	case policy.Add:
@@ -139,6 +142,11 @@ func (k *Kernel) applyVeth(op policy.Op, v policy.Veth) error {
 			return fmt.Errorf("bridge %s: %w", v.Bridge, err)
 		}
 		master = bridge.Attrs().Index
+		if have, ok := op.Have.(policy.Veth); ok && have.STP {
+			if err := k.stopSTP(master); err != nil {
+				return fmt.Errorf("switch off STP of %s: %w", v.Bridge, err)
+			}
+		}
 	} else if have, ok := op.Have.(policy.Veth); ok && have.Bridge != "" {
 		master = 0
 	}

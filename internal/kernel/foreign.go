@@ -1,0 +1,68 @@
+package kernel
+
+import (
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+
+	"uplane/policy"
+)
+
+// foreignBridges notes which bridges of others, NetworkManager's, have one of our
+// veths as a port, and whether they run the spanning tree protocol. What is
+// known of their switches is forgotten: NetworkManager sets disable_ipv6 whenever it activates
+// a profile, and no event tells.
+func (k *Kernel) foreignBridges() {
+	k.stp = nil
+	for _, l := range k.links {
+		master, ok := k.links[l.master]
+		if !ok || l.kind != "veth" || !l.ours() || master.ours() {
+			continue
+		}
+		for key := range k.sysctls {
+			if strings.Contains(key, "/conf/"+master.name+"/") {
+				delete(k.sysctls, key)
+			}
+		}
+		if data, err := os.ReadFile("/sys/class/net/" + master.name + "/bridge/stp_state"); err == nil && strings.TrimSpace(string(data)) != "0" {
+			if k.stp == nil {
+				k.stp = map[int]bool{}
+			}
+			k.stp[master.index] = true
+		}
+	}
+}
+
+// stopSTP switches a bridge's spanning tree protocol off. A lane's bridge has one
+// port, so there is nothing to loop, and the protocol would keep that port silent for half a minute.
+func (k *Kernel) stopSTP(bridge int) error {
+	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_ACK)
+	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	msg.Index = int32(bridge)
+	req.AddData(msg)
+	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
+	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated("bridge"))
+	info.AddRtAttr(nl.IFLA_INFO_DATA, nil).AddRtAttr(nl.IFLA_BR_STP_STATE, nl.Uint32Attr(0))
+	req.AddData(info)
+	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
+	return err
+}
+
+// release takes our tag off a bridge.
+func (k *Kernel) release(b policy.Bridge) error {
+	k.stale.mark(func(p *parts) { p.links, p.addrs, p.allRoutes = true, true, true })
+	l, err := k.host.LinkByName(b.Name)
+	if err != nil {
+		return err
+	}
+	if !toHostLink(l).ours() {
+		return nil
+	}
+	if err := k.host.LinkSetAlias(l, ""); err != nil {
+		return fmt.Errorf("take the alias off %s: %w", b.Name, err)
+	}
+	return k.host.LinkSetGroup(l, 0)
+}

@@ -1,0 +1,122 @@
+package nm
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+
+	"github.com/Wifx/gonetworkmanager/v3"
+	"github.com/godbus/dbus/v5"
+
+	"uplane/policy"
+)
+
+// States of an active profile that mean that its bridge is or will be there. A
+// profile that is activated again has a new active object, of state unknown at first,
+// before the old one goes.
+var activeStates = []gonetworkmanager.NmActiveConnectionState{
+	gonetworkmanager.NmActiveConnectionStateUnknown,
+	gonetworkmanager.NmActiveConnectionStateActivating,
+	gonetworkmanager.NmActiveConnectionStateActivated,
+}
+
+// addProfile takes in a profile, whose settings are still to be read.
+func (t *tree) addProfile(path dbus.ObjectPath) {
+	if t.profiles[path] == nil {
+		t.profiles[path] = &profile{}
+		t.unread = append(t.unread, path)
+	}
+}
+
+// removeProfile drops a profile, but one that is active only when its bridge is
+// gone, which takes NetworkManager 50 ms more: until then nobody else can have that name.
+func (t *tree) removeProfile(path dbus.ObjectPath) {
+	p := t.profiles[path]
+	if p == nil {
+		return
+	}
+	p.Leaving = p.Lane != "" && t.activeBy(func(a *active) bool { return a.uuid == p.UUID && p.UUID != "" })
+	if !p.Leaving {
+		delete(t.profiles, path)
+	}
+}
+
+func (t *tree) activeBy(ok func(*active) bool) bool {
+	for _, a := range t.actives {
+		if slices.Contains(activeStates, a.state) && ok(a) {
+			return true
+		}
+	}
+	return false
+}
+
+// forgetLeft drops the deleted profiles whose bridge is gone.
+func (t *tree) forgetLeft() {
+	for path, p := range t.profiles {
+		if p.Leaving && !t.real(p.Interface) {
+			delete(t.profiles, path)
+		}
+	}
+}
+
+// real tells whether NetworkManager has a device of that name.
+func (t *tree) real(iface string) bool {
+	for _, d := range t.devices {
+		if d.iface == iface && !d.virtual && d.state > gonetworkmanager.NmDeviceStateUnmanaged {
+			return true
+		}
+	}
+	return false
+}
+
+// lanes are the profiles that ask for a lane, by name and UUID. They depend on
+// prev because a NetworkManager that starts knows its profiles, and which are
+// active, only bit by bit: until it has, what was stays.
+func (t *tree) lanes(prev []policy.Profile) []policy.Profile {
+	t.forgetLeft()
+	var out []policy.Profile
+	hold := t.startup
+	for path, p := range t.profiles {
+		hold = hold || !p.read
+		if p.Lane == "" || p.generated() {
+			continue
+		}
+		q := p.Profile
+		q.Active = !q.Leaving && t.activeBy(func(a *active) bool { return a.connection == path })
+		out = append(out, q)
+	}
+	if hold {
+		for _, old := range prev {
+			i := slices.IndexFunc(out, func(p policy.Profile) bool { return p.UUID == old.UUID })
+			switch {
+			case i < 0:
+				out = append(out, old)
+			case t.startup:
+				out[i].Active = out[i].Active || old.Active
+			}
+		}
+	}
+	slices.SortFunc(out, func(a, b policy.Profile) int { return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.UUID, b.UUID)) })
+	return out
+}
+
+// limit fills in which lanes the network serves, and tells whether that is known.
+func (t *tree) limit(u *policy.Uplink, a *active, last *policy.Uplink) bool {
+	p := t.profiles[a.connection]
+	switch {
+	case p != nil && p.read:
+		u.Limited, u.Lanes = p.limited, p.lanes
+	case last != nil && last.UUID == u.UUID:
+		u.Limited, u.Lanes = last.Limited, last.Lanes
+	case p != nil:
+		return false
+	}
+	return true
+}
+
+func equalProfiles(a, b []policy.Profile) bool {
+	return slices.EqualFunc(a, b, func(a, b policy.Profile) bool {
+		return a.UUID == b.UUID && a.Name == b.Name && a.Interface == b.Interface && a.Lane == b.Lane && a.Named == b.Named &&
+			a.Address == b.Address && a.Method == b.Method && a.Active == b.Active && a.Leaving == b.Leaving && maps.Equal(a.Keys, b.Keys)
+	})
+}
