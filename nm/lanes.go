@@ -11,13 +11,26 @@ import (
 	"uplane/policy"
 )
 
-// States of an active profile that mean that its bridge is or will be there. A
-// profile that is activated again has a new active object, of state unknown at first,
-// before the old one goes.
+// States of an active profile that mean that its bridge is or will be there; a
+// new one's is unknown at first.
 var activeStates = []gonetworkmanager.NmActiveConnectionState{
 	gonetworkmanager.NmActiveConnectionStateUnknown,
 	gonetworkmanager.NmActiveConnectionStateActivating,
 	gonetworkmanager.NmActiveConnectionStateActivated,
+}
+
+// again tells whether an active profile is only taken down to be activated again:
+// then its device says so, and half a millisecond later there is a new active object (1.42).
+func (t *tree) again(path dbus.ObjectPath, a *active) bool {
+	if a.state != gonetworkmanager.NmActiveConnectionStateDeactivating {
+		return false
+	}
+	for _, d := range t.devices {
+		if d.active == path && d.reason == gonetworkmanager.NmDeviceStateReasonNewActivation {
+			return true
+		}
+	}
+	return false
 }
 
 // addProfile takes in a profile, whose settings are still to be read.
@@ -75,6 +88,7 @@ func (t *tree) real(iface string) bool {
 func (t *tree) lanes(prev []policy.Profile) []policy.Profile {
 	t.forgetLeft()
 	var out []policy.Profile
+	again := map[string]bool{} // by UUID
 	hold := t.startup
 	for path, p := range t.profiles {
 		hold = hold || !p.read
@@ -83,7 +97,14 @@ func (t *tree) lanes(prev []policy.Profile) []policy.Profile {
 		}
 		q := p.Profile
 		q.Active = !q.Leaving && t.activeBy(func(a *active) bool { return a.connection == path })
+		for at, a := range t.actives {
+			again[p.UUID] = again[p.UUID] || a.connection == path && t.again(at, a)
+		}
 		out = append(out, q)
+	}
+	for i := range out {
+		p := &out[i]
+		p.Active = p.Active || again[p.UUID] && !p.Leaving && !slices.ContainsFunc(out, func(q policy.Profile) bool { return q.Interface == p.Interface && q.Active })
 	}
 	if hold {
 		for _, old := range prev {

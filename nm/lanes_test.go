@@ -138,15 +138,22 @@ func TestLanesFollow(t *testing.T) {
 		m.want("active")
 	}
 	m.device(100, true)
-	// Activated again: the new one is there before the old one goes.
+	// Activated again.
+	m.tree.change(bridge, ifaceDevice, v("ActiveConnection", first))
+	m.tree.change(bridge, ifaceDevice, v("State", uint32(110)))
+	m.tree.change(bridge, ifaceDevice, v("StateReason", []any{uint32(110), uint32(60)}))
+	m.state(first, 3)
+	m.want("active")
 	m.activate(second)
-	for _, s := range []uint32{3, 4} {
-		m.state(first, s)
-		m.want("active")
-	}
+	m.want("active")
+	m.tree.change(bridge, ifaceDevice, v("ActiveConnection", noObject))
+	m.state(first, 4)
+	m.want("active")
 	m.tree.remove(first, []string{ifaceActive})
 	m.want("active")
+	m.tree.change(bridge, ifaceDevice, v("ActiveConnection", second))
 	// Down.
+	m.tree.change(bridge, ifaceDevice, v("StateReason", []any{uint32(110), uint32(39)}))
 	m.state(second, 3)
 	m.want("down")
 	m.tree.remove(second, []string{ifaceActive})

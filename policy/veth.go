@@ -45,6 +45,9 @@ func (v Veth) replace(from Object) []string {
 	var lines []string
 	if have.STP && v.Bridge != "" {
 		lines = append(lines, fmt.Sprintf("ip link set dev %s type bridge stp_state 0", v.Bridge))
+		if have.Bridge == v.Bridge { // the port's state stays as it was
+			lines = append(lines, fmt.Sprintf("bridge link set dev %s state 3", v.Name))
+		}
 	}
 	master := ""
 	switch {

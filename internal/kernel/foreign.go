@@ -36,17 +36,28 @@ func (k *Kernel) foreignBridges() {
 	}
 }
 
-// stopSTP switches a bridge's spanning tree protocol off. A lane's bridge has one
-// port, so there is nothing to loop, and the protocol would keep that port silent for half a minute.
-func (k *Kernel) stopSTP(bridge int) error {
-	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_ACK)
-	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
-	msg.Index = int32(bridge)
+// stopSTP switches a bridge's spanning tree protocol off and lets its port, which
+// keeps its state over that, pass packets. A lane's bridge has one port, so there is nothing to
+// loop, and the protocol would keep that port silent for half a minute.
+func (k *Kernel) stopSTP(bridge, port int) error {
+	off := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
+	off.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated("bridge"))
+	off.AddRtAttr(nl.IFLA_INFO_DATA, nil).AddRtAttr(nl.IFLA_BR_STP_STATE, nl.Uint32Attr(0))
+	if err := changeLink(unix.RTM_NEWLINK, unix.AF_UNSPEC, bridge, off); err != nil {
+		return err
+	}
+	const forwarding = 3 // BR_STATE_FORWARDING of linux/if_bridge.h
+	state := nl.NewRtAttr(unix.IFLA_PROTINFO|unix.NLA_F_NESTED, nil)
+	state.AddRtAttr(nl.IFLA_BRPORT_STATE, []byte{forwarding})
+	return changeLink(unix.RTM_SETLINK, unix.AF_BRIDGE, port, state)
+}
+
+func changeLink(kind, family, index int, attr nl.NetlinkRequestData) error {
+	req := nl.NewNetlinkRequest(kind, unix.NLM_F_ACK)
+	msg := nl.NewIfInfomsg(family)
+	msg.Index = int32(index)
 	req.AddData(msg)
-	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
-	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated("bridge"))
-	info.AddRtAttr(nl.IFLA_INFO_DATA, nil).AddRtAttr(nl.IFLA_BR_STP_STATE, nl.Uint32Attr(0))
-	req.AddData(info)
+	req.AddData(attr)
 	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
 	return err
 }

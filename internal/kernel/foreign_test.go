@@ -49,7 +49,7 @@ func TestForeignBridge(t *testing.T) {
 			if undo != ":" && inode() != was {
 				t.Errorf("after %q the lane's end is another: %s, not %s", undo, inode(), was)
 			}
-			if got := sh(t, "cat /sys/class/net/ul-steam/bridge/stp_state; ip -o link show ulv-steam"); !strings.HasPrefix(got, "0\n") || !strings.Contains(got, "master ul-steam") {
+			if got := sh(t, "cat /sys/class/net/ul-steam/bridge/stp_state; cat /sys/class/net/ul-steam/brif/ulv-steam/state; ip -o link show ulv-steam"); !strings.HasPrefix(got, "0\n3\n") || !strings.Contains(got, "master ul-steam") {
 				t.Errorf("after %q: %s", undo, got)
 			}
 		}

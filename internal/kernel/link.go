@@ -142,16 +142,20 @@ func (k *Kernel) applyVeth(op policy.Op, v policy.Veth) error {
 			return fmt.Errorf("bridge %s: %w", v.Bridge, err)
 		}
 		master = bridge.Attrs().Index
-		if have, ok := op.Have.(policy.Veth); ok && have.STP {
-			if err := k.stopSTP(master); err != nil {
-				return fmt.Errorf("switch off STP of %s: %w", v.Bridge, err)
-			}
-		}
 	} else if have, ok := op.Have.(policy.Veth); ok && have.Bridge != "" {
 		master = 0
 	}
 	if err := setLink(k.host, v.Name, linkChange{alias: policy.AliasPrefix + v.Lane, mtu: v.MTU, master: master, setMaster: master >= 0}); err != nil {
 		return err
+	}
+	if have, ok := op.Have.(policy.Veth); ok && have.STP {
+		port, err := k.host.LinkByName(v.Name)
+		if err != nil {
+			return err
+		}
+		if err := k.stopSTP(master, port.Attrs().Index); err != nil {
+			return fmt.Errorf("switch off the spanning tree protocol of %s: %w", v.Bridge, err)
+		}
 	}
 	return ns.do(func(h *netlink.Handle) error {
 		return setLink(h, v.Inner, linkChange{mtu: v.MTU})
