@@ -102,11 +102,20 @@ func fields(list string) []string {
 
 // firstAddress is the first of ipv4.addresses.
 func firstAddress(s settings) netip.Prefix {
-	data, _ := s["ipv4"]["address-data"].([]map[string]dbus.Variant)
-	if len(data) == 0 {
-		return netip.Prefix{}
+	var first props
+	switch data := s["ipv4"]["address-data"].(type) {
+	case []map[string]dbus.Variant:
+		if len(data) > 0 {
+			first = data[0]
+		}
+	case []map[string]any: // gonetworkmanager has taken the variants off
+		if len(data) > 0 {
+			address, _ := data[0]["address"].(string)
+			bits, _ := data[0]["prefix"].(uint32)
+			first = props{"address": dbus.MakeVariant(address), "prefix": dbus.MakeVariant(bits)}
+		}
 	}
-	address, _ := (&config{}).decodePrefix(data[0], "address")
+	address, _ := (&config{}).decodePrefix(first, "address")
 	return address
 }
 

@@ -70,13 +70,13 @@ func isNumber(text string) bool {
 	return text != "" && strings.Trim(text, "0123456789abcdefABCDEFx") == "" && text[0] >= '0' && text[0] <= '9'
 }
 
-// ProfileText is the user data by which a profile asks for a lane: the keys in which it differs from a
-// lane that says nothing, as FromProfile reads them.
-func ProfileText(lane policy.Lane) (map[string]string, error) {
+// ProfileKeys is the user data by which a profile asks for a lane: the keys in which it differs from
+// uplane.toml, as FromProfile reads them.
+func (c Config) ProfileKeys(lane policy.Lane) (map[string]string, error) {
 	out := map[string]string{}
 	for _, name := range profileKeys {
 		k, _ := keyNamed(name)
-		if k.show(settings{lane: lane}) == k.show(builtin) {
+		if k.show(settings{lane: lane}) == k.show(c.base) {
 			continue
 		}
 		var items []string

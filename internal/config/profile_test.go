@@ -55,7 +55,7 @@ func TestFromProfile(t *testing.T) {
 			if got := string(render(lane, builtin)); got != string(header("steam"))+c.want+"\n" {
 				t.Errorf("%s", got)
 			}
-			back, err := ProfileText(lane)
+			back, err := profiles(t, "").ProfileKeys(lane)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -67,10 +67,10 @@ func TestFromProfile(t *testing.T) {
 	}
 }
 
-func TestProfileText(t *testing.T) {
+func TestProfileKeys(t *testing.T) {
 	for _, ssid := range []string{"a,b", " a", "a "} {
 		lane := policy.Lane{Name: "steam", Uplink: []policy.Selector{{Kind: policy.BySSID, Value: ssid}}}
-		if got, err := ProfileText(lane); ssid != " a" && (err == nil || !strings.Contains(err.Error(), "uuid:")) {
+		if got, err := profiles(t, "").ProfileKeys(lane); ssid != " a" && (err == nil || !strings.Contains(err.Error(), "uuid:")) {
 			t.Errorf("%q: %v", ssid, got)
 		}
 	}

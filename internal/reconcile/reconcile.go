@@ -219,7 +219,7 @@ func (l *Loop) pass() (again time.Duration) {
 		l.Kernel.Invalidate()
 		return l.backoff()
 	}
-	ops, wait, undone := l.fights.hold(policy.Diff(v.have, v.want), l.converged)
+	ops, wait, undone := l.fights.hold(policy.Diff(v.have, v.want), l.converged, v.managed)
 	ops = append(v.released, ops...)
 	if len(ops) > 0 {
 		if err := l.memory.before(ops, v, l.Kernel); err != nil {

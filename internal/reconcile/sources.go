@@ -177,3 +177,28 @@ func quote(s string) string {
 	}
 	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
+
+// managed tells whether an object lives on a bridge that is NetworkManager's.
+func (v *view) managed(o policy.Object) bool {
+	for i := range v.lanes {
+		st := &v.lanes[i]
+		if !st.Lane.External {
+			continue
+		}
+		switch o := o.(type) {
+		case policy.Veth:
+			if o.Lane == st.Lane.Name {
+				return true
+			}
+		case policy.Sysctl:
+			if o.Link() == st.Lane.Bridge {
+				return true
+			}
+		case policy.Route:
+			if o.Dev == st.Lane.Bridge {
+				return true
+			}
+		}
+	}
+	return false
+}
