@@ -63,20 +63,22 @@ func (t *tree) activeBy(ok func(*active) bool) bool {
 	return false
 }
 
-// forgetLeft drops the deleted profiles whose bridge is gone.
-func (t *tree) forgetLeft() {
+// forgetLeft drops the deleted profiles whose bridge is gone, or all of them.
+func (t *tree) forgetLeft(all bool) {
 	for path, p := range t.profiles {
-		if p.Leaving && !t.real(p.Interface) {
+		if p.Leaving && (all || !t.holds(p)) {
 			delete(t.profiles, path)
 		}
 	}
 }
 
-// real tells whether NetworkManager has a device of that name.
-func (t *tree) real(iface string) bool {
+// holds tells whether the bridge of a deleted profile is still being taken down.
+// One that NetworkManager has not made itself it leaves, and finds a name for that.
+func (t *tree) holds(p *profile) bool {
 	for _, d := range t.devices {
-		if d.iface == iface && !d.virtual && d.state > gonetworkmanager.NmDeviceStateUnmanaged {
-			return true
+		if d.iface == p.Interface && !d.virtual && d.state > gonetworkmanager.NmDeviceStateUnmanaged {
+			a := t.actives[d.active]
+			return a == nil || a.uuid == p.UUID
 		}
 	}
 	return false
@@ -86,7 +88,7 @@ func (t *tree) real(iface string) bool {
 // prev because a NetworkManager that starts knows its profiles, and which are
 // active, only bit by bit: until it has, what was stays.
 func (t *tree) lanes(prev []policy.Profile) []policy.Profile {
-	t.forgetLeft()
+	t.forgetLeft(false)
 	var out []policy.Profile
 	again := map[string]bool{} // by UUID
 	hold := t.startup

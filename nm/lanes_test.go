@@ -181,6 +181,21 @@ func TestLanesLeave(t *testing.T) {
 	m.want("")
 }
 
+// A bridge that NetworkManager has not made stays, as one that others have set up.
+func TestLanesLeaveBridge(t *testing.T) {
+	m := newManager(t)
+	m.device(100, true)
+	m.activate(first)
+	m.state(first, 2)
+	m.tree.remove(steam1, []string{ifaceProfile})
+	m.want("leaving")
+	m.tree.remove(first, []string{ifaceActive})
+	m.want("leaving")
+	m.tree.add(second, map[string]props{ifaceActive: v("Id", "ul-steam", "Uuid", "u-x", "Connection", home1, "State", uint32(2))})
+	m.tree.change(bridge, ifaceDevice, v("ActiveConnection", second))
+	m.want("")
+}
+
 // A NetworkManager that starts finds its profiles, and which are active, bit by bit.
 func TestLanesHeld(t *testing.T) {
 	m := newManager(t)

@@ -3,6 +3,7 @@ package nm
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/Wifx/gonetworkmanager/v3"
@@ -41,11 +42,15 @@ type session struct {
 	asked map[dbus.ObjectPath]gonetworkmanager.NmDeviceState
 
 	reading reading
+	// left is when a bridge that outlives its deleted profile counts as somebody else's.
+	left <-chan time.Time
 }
 
 const (
 	// fetchTimeout is for a NetworkManager that hangs; it answers in 2 ms.
 	fetchTimeout = 25 * time.Second
+	// leaveTimeout is for a bridge whose profile is deleted; NetworkManager takes 50 ms.
+	leaveTimeout = 5 * time.Second
 	// quitTimeout is how long a NetworkManager that seems to end may take for it.
 	quitTimeout = 5 * time.Second
 )
@@ -95,6 +100,10 @@ func (w *Watcher) follow(ctx context.Context) (connected bool, err error) {
 			s.profileRead(call)
 		case <-s.again:
 			s.start()
+		case <-s.left:
+			s.left = nil
+			s.tree.forgetLeft(true)
+			s.assemble()
 		}
 		s.publish()
 	}
@@ -257,6 +266,9 @@ func (s *session) publish() {
 		return // what is known of lanes and limits is not complete yet
 	}
 	s.reading.first = false
+	if s.left == nil && slices.ContainsFunc(s.lanes, func(p policy.Profile) bool { return p.Leaving }) {
+		s.left = time.After(leaveTimeout)
+	}
 	s.w.publish(Snapshot{Known: true, Running: true, Uplinks: s.uplinks, Profiles: s.lanes})
 	if s.fetch != nil || s.again != nil {
 		return

@@ -192,7 +192,7 @@ func (s *Store) Unlimit(ctx context.Context, p Stored) error {
 	return s.SetKeys(ctx, p, map[string]string{lanesKey: ""})
 }
 
-// update changes a profile and saves it. Its secrets stay: NetworkManager keeps those it has when none come.
+// update changes a profile and saves it.
 func (s *Store) update(ctx context.Context, p Stored, change func(gonetworkmanager.ConnectionSettings)) error {
 	return wait(ctx, func() error {
 		c, err := p.connection.GetSettings()
@@ -203,6 +203,9 @@ func (s *Store) update(ctx context.Context, p Stored, change func(gonetworkmanag
 		for _, family := range []string{"ipv4", "ipv6"} {
 			delete(c[family], "addresses")
 			delete(c[family], "routes")
+		}
+		if err := addSecrets(p.connection, c); err != nil {
+			return fmt.Errorf("read the secrets of profile %s, without which a change would lose them: %w", p.Name, plainError(err))
 		}
 		change(c)
 		if err := p.connection.Update(c); err != nil {

@@ -3,6 +3,7 @@ package nm
 import (
 	"context"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -41,6 +42,9 @@ type Snapshot struct {
 type Watcher struct {
 	options  Options
 	snapshot atomic.Pointer[Snapshot]
+
+	looked chan struct{} // closed once it is clear whether NetworkManager is there, and if so what it says
+	once   sync.Once
 }
 
 // NewWatcher returns a watcher that knows nothing until [Watcher.Run] runs.
@@ -48,7 +52,7 @@ func NewWatcher(options Options) *Watcher {
 	if options.Log == nil {
 		options.Log = slog.New(slog.DiscardHandler)
 	}
-	w := &Watcher{options: options}
+	w := &Watcher{options: options, looked: make(chan struct{})}
 	w.snapshot.Store(&Snapshot{})
 	return w
 }
@@ -56,6 +60,12 @@ func NewWatcher(options Options) *Watcher {
 // Snapshot returns the latest snapshot. It costs next to nothing and may be
 // called by any goroutine.
 func (w *Watcher) Snapshot() Snapshot { return *w.snapshot.Load() }
+
+// Looked returns a channel that is closed as soon as it is clear whether
+// NetworkManager is there, and if it is, the snapshot holds what it says.
+func (w *Watcher) Looked() <-chan struct{} { return w.looked }
+
+func (w *Watcher) look() { w.once.Do(func() { close(w.looked) }) }
 
 // Pauses between two attempts to reach the bus, or to fetch from a
 // NetworkManager that answers with an error; each is twice the one before.
@@ -95,6 +105,7 @@ func (w *Watcher) lost() {
 	next := w.Snapshot()
 	next.Running = false
 	w.publish(next)
+	w.look()
 }
 
 // publish makes next the snapshot, and tells so, if it differs from the last.
@@ -105,6 +116,9 @@ func (w *Watcher) publish(next Snapshot) {
 		return
 	}
 	w.snapshot.Store(&next)
+	if next.Known {
+		w.look()
+	}
 	if w.options.Changed != nil {
 		w.options.Changed()
 	}

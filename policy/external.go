@@ -46,6 +46,23 @@ func TakeOver(have State, h *Host, lanes []Lane, held map[string]string) []Op {
 	return ops
 }
 
+// TakeBack finds the bridges that NetworkManager had taken over and that no profile
+// has any more, and makes have and h say that they are ours.
+func TakeBack(have State, h *Host, profiles []Profile) {
+	back := map[string]bool{}
+	for name, link := range h.Links {
+		if link.Made && !slices.ContainsFunc(profiles, func(p Profile) bool { return p.Interface == name && !p.Leaving }) {
+			delete(h.Links, name)
+			back[name] = true
+			have.Add(Bridge{Name: name, MTU: link.MTU, Up: link.Running})
+			for _, a := range link.Addrs {
+				have.Add(Addr{Link: name, Prefix: a})
+			}
+		}
+	}
+	h.Routes = slices.DeleteFunc(h.Routes, func(r HostRoute) bool { return back[r.Dev] })
+}
+
 // address is what an external lane's bridge has, or as long as it has none, what
 // its profile says.
 func (l *Lane) address(h *Host) netip.Prefix {

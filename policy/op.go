@@ -10,8 +10,8 @@ import (
 type Verb int
 
 // The verbs. Flush forgets connections that were made while address translation
-// was missing: the kernel would send them untranslated for ever. Release takes our
-// tag off a bridge that has become NetworkManager's.
+// was missing: the kernel would send them untranslated for ever. Release leaves a
+// bridge to NetworkManager.
 const (
 	Add Verb = iota
 	Replace
@@ -40,7 +40,7 @@ func (o Op) Shell() []string {
 		return o.Object.remove()
 	case Release:
 		b, _ := o.Object.(Bridge)
-		return []string{fmt.Sprintf("ip link set dev %s alias '' group default", b.Name)}
+		return []string{fmt.Sprintf("ip link set dev %s alias %s%s group default", b.Name, MadePrefix, b.Lane)}
 	}
 	return o.Object.add()
 }

@@ -13,6 +13,7 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"syscall"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -23,6 +24,9 @@ import (
 	"uplane/internal/state"
 	"uplane/nm"
 )
+
+// patience is how long the first look at lanes waits for NetworkManager.
+const patience = 2 * time.Second
 
 func main() { os.Exit(run(os.Args[1:], os.Stderr)) }
 
@@ -103,7 +107,15 @@ func serve(o options, stderr io.Writer) error {
 	group, gctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return watcher.Run(gctx) })
 	group.Go(func() error { watchFirewall(gctx, log, firewall, trigger.Poke); return nil })
-	group.Go(func() error { return loop.Run(gctx) })
+	group.Go(func() error {
+		// What a lane shall be depends on NetworkManager's profiles, too; it answers in milliseconds.
+		select {
+		case <-watcher.Looked():
+		case <-time.After(patience):
+		case <-gctx.Done():
+		}
+		return loop.Run(gctx)
+	})
 	group.Go(func() error { return server.Run(gctx) })
 	err = group.Wait()
 	if ctx.Err() != nil {

@@ -28,7 +28,7 @@ func newProfileSite(t *testing.T) *site {
 	return s
 }
 
-// program is one that runs in a lane, and sends all the time.
+// program is one that runs in a lane.
 type program struct {
 	*site
 	lane  string
@@ -36,14 +36,21 @@ type program struct {
 	inode uint64
 }
 
+// sender starts a program that sends all the time, so much that the kernel does not tell every
+// error: see icmp_ratelimit.
+func (s *site) sender(lane string) *program {
+	s.Helper()
+	if _, err := s.world.Host.Start("ip", "netns", "exec", lane, "ping", "-i", "0.02", "-q", lab.WhoamiAddr.String()); err != nil {
+		s.Fatal(err)
+	}
+	return s.program(lane)
+}
+
 // program starts one.
 func (s *site) program(lane string) *program {
 	s.Helper()
 	node, err := s.world.Host.Namespace(lane)
 	if err != nil {
-		s.Fatal(err)
-	}
-	if _, err := s.world.Host.Start("ip", "netns", "exec", lane, "ping", "-i", "0.02", "-q", lab.WhoamiAddr.String()); err != nil {
 		s.Fatal(err)
 	}
 	return &program{s, lane, node, s.inode(lane)}
@@ -118,7 +125,7 @@ func TestProfileVerbs(t *testing.T) {
 	before := s.traces()
 	s.sh(byHand)
 	s.wait("steam", hasSubnet("10.0.1.0/24"))
-	p := s.program("steam")
+	p := s.sender("steam")
 	p.goesOn()
 	s.peace("steam", "steam")
 	p.goesOn()
@@ -172,7 +179,7 @@ func TestProfileRestarts(t *testing.T) {
 	s := newProfileSite(t)
 	s.sh(byHand)
 	s.wait("steam", isState("up"))
-	p := s.program("steam")
+	p := s.sender("steam")
 	s.peace("steam", "steam")
 
 	s.uplane.Kill()
@@ -261,7 +268,7 @@ func TestProfileKeyfile(t *testing.T) {
 	if st.Bridge != "br-games" || st.Subnet != "10.0.3.0/24" {
 		t.Errorf("%+v", st)
 	}
-	p := s.program("games")
+	p := s.sender("games")
 	p.goesOn()
 	if rules := s.sh("ip rule"); !strings.Contains(rules, "fwmark 0x64 lookup 100") {
 		t.Errorf("no mark:\n%s", rules)
@@ -324,7 +331,7 @@ func TestProfileCommands(t *testing.T) {
 	if got := s.run("profile", "add", "work", "--uplink", "ssid:Nowhere,connection:homewifi", "--mark", "7"); !strings.HasPrefix(got, "lane work is up by wlp6s0") {
 		t.Error(got)
 	}
-	p := s.program("steam")
+	p := s.sender("steam")
 	p.goesOn()
 	var doc struct {
 		Profiles []struct {
@@ -419,13 +426,45 @@ func TestProfileLimit(t *testing.T) {
 	}
 
 	// Secrets survive, and what else a profile says.
-	s.sh(`nmcli connection add type wifi con-name secret ssid Cafe autoconnect no wifi-sec.key-mgmt wpa-psk wifi-sec.psk hunter22hunter22 ipv6.addresses 2001:db8::5/64 ipv6.method manual ipv4.routes '198.18.0.0/15 192.168.50.1'`)
-	fields := "nmcli -s -t connection show secret | grep -v -e timestamp -e user"
-	was := s.sh(fields)
-	s.run("profile", "limit", "secret", "steam")
-	s.run("profile", "limit", "secret", "--all")
-	if now := s.sh(fields); now != was || !strings.Contains(now, "hunter22hunter22") {
-		t.Errorf("%s\nnot\n%s", now, was)
+	s.sh(`nmcli connection add type wifi con-name secret ssid Cafe autoconnect no wifi-sec.key-mgmt wpa-psk wifi-sec.psk hunter22hunter22 ipv6.addresses 2001:db8::5/64 ipv6.method manual ipv4.routes '198.18.0.0/15 192.168.50.1'
+	nmcli connection add type ethernet con-name secret1x ifname x autoconnect no 802-1x.eap peap 802-1x.identity me 802-1x.password hunter33 802-1x.phase2-auth mschapv2
+	nmcli connection add type vpn con-name secretvpn vpn-type openvpn autoconnect no vpn.data 'a=b,password-flags=0' vpn.secrets password=hunter44 || :
+	cat > /etc/NetworkManager/system-connections/wg.nmconnection <<EOF
+[connection]
+id=secretwg
+uuid=1a8b7c6d-1234-4abc-9def-0123456789ab
+type=wireguard
+interface-name=wg7
+autoconnect=false
+[wireguard]
+private-key=yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk=
+[wireguard-peer.xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=]
+endpoint=192.0.2.1:51820
+allowed-ips=0.0.0.0/0;
+preshared-key=FpCyhws9cxwWoV4xELtfJvjJN+zQVRPISllRWgeopVE=
+preshared-key-flags=0
+[wireguard-peer.TrMvSoP4jYQlY6RIzBgbssQqY3vxI2Pi+y71lOWWXX0=]
+allowed-ips=10.77.0.0/16;
+[ipv4]
+method=manual
+address1=10.66.0.2/32
+[ipv6]
+method=disabled
+EOF
+	chmod 600 /etc/NetworkManager/system-connections/wg.nmconnection; nmcli connection reload`)
+	for _, name := range strings.Fields(s.sh("nmcli -g NAME connection | grep ^secret")) {
+		uuid := s.sh("nmcli -g connection.uuid connection show " + name)
+		files := "cat $(grep -l " + uuid + " /etc/NetworkManager/system-connections/*) | grep -v -e '^$' -e timestamp -e proxy | sort"
+		was := s.sh(files)
+		s.run("profile", "limit", name, "steam")
+		if now := s.sh(files); !strings.Contains(now, "org.uplane.lanes=steam") {
+			t.Error(now)
+		}
+		s.run("profile", "limit", name, "--all")
+		requireSame(t, was, s.sh(files))
+		if name == "secretwg" && !strings.Contains(was, "FpCyhws9") || !strings.Contains(was, "hunter") && name != "secretwg" {
+			t.Errorf("%s has no secrets to lose:\n%s", name, was)
+		}
 	}
 }
 
@@ -433,7 +472,7 @@ func TestProfileLimit(t *testing.T) {
 func TestProfileMoves(t *testing.T) {
 	s := newProfileSite(t)
 	s.run("up", "steam", "--uplink", "connection:homewifi", "--mark", "100")
-	p := s.program("steam")
+	p := s.sender("steam")
 	p.goesOn()
 	for range 2 {
 		s.run("profile", "add", "steam")
@@ -484,13 +523,13 @@ func TestProfileTakeover(t *testing.T) {
 	s := newProfileSite(t)
 	before := s.traces()
 	s.run("up", "steam")
-	p := s.program("steam")
+	p := s.sender("steam")
 	s.uplane.Kill()
 	s.sh("nmcli connection add type bridge ifname ul-steam con-name steam autoconnect no ipv4.method manual ipv4.addresses 10.0.5.1/24; nmcli connection up steam")
 	s.start()
 	s.wait("steam", func(l lab.LaneStatus) bool { return l.Subnet == "10.0.5.0/24" })
 	p.goesOn()
-	if got := s.sh("ip -d link show ul-steam"); strings.Contains(got, "uplane") || strings.Contains(got, "group 117") {
+	if got := s.sh("ip -d link show ul-steam"); strings.Contains(got, "alias uplane:") || strings.Contains(got, "group 117") {
 		t.Error(got)
 	}
 	s.peace("steam", "steam")
@@ -506,7 +545,7 @@ func TestProfileTakeover(t *testing.T) {
 func TestProfilesOfOneLane(t *testing.T) {
 	s := newProfileSite(t)
 	s.run("profile", "add", "steam")
-	p := s.program("steam")
+	p := s.sender("steam")
 	s.sh("nmcli connection add type bridge ifname ul-steam con-name other autoconnect no ipv4.method manual ipv4.addresses 10.0.8.1/24")
 	for range 2 {
 		s.sh("nmcli connection up other")
@@ -542,7 +581,7 @@ func TestProfileProblems(t *testing.T) {
 	}
 	s.sh("nmcli connection modify steam ipv4.addresses 10.0.1.1/24; nmcli connection up steam")
 	s.wait("steam", isState("up"))
-	p := s.program("steam")
+	p := s.sender("steam")
 	p.goesOn()
 	s.sh("ip addr del 10.0.1.1/24 dev ul-steam")
 	st = s.wait("steam", isState("degraded"))

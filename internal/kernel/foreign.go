@@ -13,8 +13,8 @@ import (
 
 // foreignBridges notes which bridges of others, NetworkManager's, have one of our
 // veths as a port, and whether they run the spanning tree protocol. What is
-// known of their switches is forgotten: NetworkManager sets disable_ipv6 whenever it activates
-// a profile, and no event tells.
+// known of their switches is forgotten: NetworkManager sets disable_ipv6 whenever it takes up a
+// profile, and the kernel tells no more than that IPv6 came up.
 func (k *Kernel) foreignBridges() {
 	k.stp = nil
 	for _, l := range k.links {
@@ -62,7 +62,7 @@ func changeLink(kind, family, index int, attr nl.NetlinkRequestData) error {
 	return err
 }
 
-// release takes our tag off a bridge.
+// release leaves a bridge to NetworkManager.
 func (k *Kernel) release(b policy.Bridge) error {
 	k.stale.mark(func(p *parts) { p.links, p.addrs, p.allRoutes = true, true, true })
 	l, err := k.host.LinkByName(b.Name)
@@ -72,8 +72,8 @@ func (k *Kernel) release(b policy.Bridge) error {
 	if !toHostLink(l).ours() {
 		return nil
 	}
-	if err := k.host.LinkSetAlias(l, ""); err != nil {
-		return fmt.Errorf("take the alias off %s: %w", b.Name, err)
+	if err := k.host.LinkSetAlias(l, policy.MadePrefix+b.Lane); err != nil {
+		return fmt.Errorf("set alias of %s: %w", b.Name, err)
 	}
 	return k.host.LinkSetGroup(l, 0)
 }

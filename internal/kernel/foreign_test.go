@@ -26,7 +26,7 @@ func TestForeignBridge(t *testing.T) {
 		before := sh(t, rest)
 		want := externalState(t, k)
 		saved := observe(t, k, want)
-		for _, undo := range []string{":", "ip link set ulv-steam nomaster", "ip link set ul-steam type bridge stp_state 1", "sysctl -qw net/ipv6/conf/ul-steam/disable_ipv6=0; ip link set ulv-steam nomaster"} {
+		for _, undo := range []string{":", "ip link set ulv-steam nomaster", "ip link set ul-steam type bridge stp_state 1", "sysctl -qw net/ipv6/conf/ul-steam/disable_ipv6=0"} {
 			sh(t, undo)
 			inode := func() string {
 				return sh(t, "stat -Lc %i /run/netns/steam 2>/dev/null || :; ip -n steam -o link show eth0 2>/dev/null || :")
@@ -85,15 +85,23 @@ func TestRelease(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if got := sh(t, "ip -d link show br0"); strings.Contains(got, "uplane") || strings.Contains(got, "group 117") {
+	if got := sh(t, "ip -d link show br0"); !strings.Contains(got, "uplane-made:steam") || strings.Contains(got, "group 117") {
 		t.Error(got)
 	}
 	state, host, err := k.Observe(nil)
 	if err != nil || state.Has(bridge) || len(host.Links["br0"].Addrs) != 1 {
 		t.Errorf("%v %v\n%s", err, host.Links["br0"], state)
 	}
-	if err := k.Apply(policy.Op{Verb: policy.Remove, Object: bridge}); err == nil || !strings.Contains(err.Error(), "not ours") {
-		t.Errorf("it can still be removed: %v", err)
+	policy.TakeBack(state, host, []policy.Profile{{Interface: "br0"}})
+	if _, stays := host.Links["br0"]; !stays {
+		t.Error("it is taken back while a profile has it")
+	}
+	policy.TakeBack(state, host, nil)
+	if !state.Has(policy.Bridge{Name: "br0", MTU: 1500, Up: true}) {
+		t.Errorf("it is not taken back:\n%s", state)
+	}
+	if err := k.RemoveLinks([]string{"br0"}); err != nil || strings.Contains(sh(t, "ip -o link"), "br0") {
+		t.Errorf("it can't be removed: %v", err)
 	}
 }
 

@@ -26,6 +26,11 @@ func (l hostLink) ours() bool {
 		l.alias == "" && l.group == policy.LinkGroup && (l.kind == "bridge" || l.kind == "veth")
 }
 
+// made tells whether the link is a bridge of ours that NetworkManager has taken over.
+func (l hostLink) made() bool {
+	return l.kind == "bridge" && strings.HasPrefix(l.alias, policy.MadePrefix)
+}
+
 func (l hostLink) lane() string { return strings.TrimPrefix(l.alias, policy.AliasPrefix) }
 
 func (k *Kernel) readLinks() error {
@@ -57,7 +62,7 @@ func (k *Kernel) observeLinks(state policy.State, host *policy.Host) {
 	for _, l := range k.links {
 		switch {
 		case !l.ours():
-			host.Links[l.name] = policy.HostLink{Index: l.index, MTU: l.mtu, Running: l.up && l.running}
+			host.Links[l.name] = policy.HostLink{Index: l.index, MTU: l.mtu, Running: l.up && l.running, Made: l.made()}
 		case l.kind == "bridge":
 			state.Add(policy.Bridge{Name: l.name, Lane: l.lane(), MTU: l.mtu, Up: l.up})
 		default:
@@ -208,7 +213,7 @@ func (k *Kernel) deleteLink(name string) error {
 	if err != nil {
 		return err
 	}
-	if !toHostLink(l).ours() {
+	if hl := toHostLink(l); !hl.ours() && !hl.made() {
 		return fmt.Errorf("link %s is not ours any more", name)
 	}
 	return ignore(k.host.LinkDel(l), unix.ENODEV)
@@ -221,7 +226,7 @@ const doomedGroup = 0x75706c6e
 // deleteLinks deletes several links in one operation.
 func (k *Kernel) deleteLinks(names []string) error {
 	for _, l := range k.links {
-		if l.group == doomedGroup && !l.ours() {
+		if l.group == doomedGroup && !l.ours() && !l.made() {
 			return fmt.Errorf("link group %d is in use by %s", doomedGroup, l.name)
 		}
 	}
@@ -235,7 +240,7 @@ func (k *Kernel) deleteLinks(names []string) error {
 		if err != nil {
 			return err
 		}
-		if !toHostLink(l).ours() {
+		if hl := toHostLink(l); !hl.ours() && !hl.made() {
 			return fmt.Errorf("link %s is not ours any more", name)
 		}
 		if err := k.host.LinkSetGroup(l, doomedGroup); err != nil {

@@ -168,6 +168,9 @@ func (l *Loop) look(extra ...policy.Lane) (*view, error) {
 		have.Add(c)
 	}
 	v := &view{have: have, host: host}
+	if from := l.Uplinks(); from.Known && from.Running {
+		policy.TakeBack(have, host, from.Profiles)
+	}
 
 	lanes := append(l.wanted(), extra...)
 	v.released = policy.TakeOver(have, host, lanes, l.lanes.held)
