@@ -1,6 +1,8 @@
 # What a newcomer guesses: make demo, make test, make build, make install.
 
 PREFIX  ?= /usr
+# Where the binaries are built, and installed from. "make -o build install BIN=…" takes those that are there.
+BIN     ?= bin
 DESTDIR ?=
 GO      ?= go
 GOFLAGS += -trimpath
@@ -12,8 +14,8 @@ FUZZTIME   ?= 30s
 
 all: build
 
-build: ## both binaries, into bin/
-	$(GO) build -o bin/ ./cmd/...
+build: ## both binaries, into bin/; without C, "uplane run" starts in three quarters of the time
+	CGO_ENABLED=0 $(GO) build -o $(BIN)/ ./cmd/...
 
 setup: ## what the tests and the demo need, from Debian's packages
 	sh packaging/setup.sh
@@ -40,8 +42,8 @@ fuzz: ## every parser for FUZZTIME
 	done
 
 install: build ## binaries and everything in packaging/, below DESTDIR
-	install -D -m 755 bin/uplane $(DESTDIR)$(PREFIX)/bin/uplane
-	install -D -m 755 bin/uplaned $(DESTDIR)$(PREFIX)/sbin/uplaned
+	install -D -m 755 $(BIN)/uplane $(DESTDIR)$(PREFIX)/bin/uplane
+	install -D -m 755 $(BIN)/uplaned $(DESTDIR)$(PREFIX)/sbin/uplaned
 	install -D -m 644 packaging/dbus/org.uplane.Uplane1.conf $(DESTDIR)$(PREFIX)/share/dbus-1/system.d/org.uplane.Uplane1.conf
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
 	sed 's,@PREFIX@,$(PREFIX),' packaging/systemd/uplaned.service > $(DESTDIR)$(PREFIX)/lib/systemd/system/uplaned.service

@@ -24,6 +24,7 @@ type session struct {
 	tree    *tree
 	uplinks []policy.Uplink // of the tree
 	lanes   []policy.Profile
+	stale   bool // the tree has changed since
 
 	// since is the place, among the messages of the connection, of the newest
 	// answer: signals before it bring nothing new.
@@ -62,11 +63,11 @@ var errGone = errors.New("the bus closed the connection")
 func (w *Watcher) follow(ctx context.Context) (connected bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	conn, hangUp, err := dial(ctx, w.options.Address)
+	conn, err := dial(ctx, w.options.Address)
 	if err != nil {
 		return false, err
 	}
-	defer hangUp()
+	defer conn.Close()
 	// Buffered, so that a burst is handled as one.
 	signals := make(chan *dbus.Signal, 64)
 	conn.Signal(signals)
@@ -182,9 +183,9 @@ func managedObjects(call *dbus.Call) (map[dbus.ObjectPath]map[string]props, erro
 	return nil, errors.New("the answer is not of the type a{oa{sa{sv}}}")
 }
 
-// receive takes in one signal. The bus hands on what anybody sends to this
-// process directly, so only the sender tells what is NetworkManager's; the bus
-// itself vouches for that.
+// receive takes in one signal. Package wire drops what others send to this
+// process directly, but who comes after NetworkManager may bear its name, so
+// the unique one tells whether a signal is this NetworkManager's.
 func (s *session) receive(sig *dbus.Signal) {
 	if sig.Sequence < s.since {
 		return
@@ -203,9 +204,17 @@ func (s *session) receive(sig *dbus.Signal) {
 	if s.fetch != nil {
 		s.noted = append(s.noted, sig)
 	}
-	if s.synced && s.apply(sig) {
-		// One by one, for a device that went down and is coming up again must have
-		// forgotten its addresses.
+	if !s.synced {
+		return
+	}
+	was := s.tree.isUp(sig.Path)
+	if !s.apply(sig) {
+		return
+	}
+	// Once for all signals of a burst: a thousand new bridges make ten thousand of them.
+	s.stale = true
+	if was && !s.tree.isUp(sig.Path) {
+		// But a device that went down and is coming up again must have forgotten its addresses.
 		s.assemble()
 	}
 }
@@ -250,8 +259,7 @@ func arg[T any](sig *dbus.Signal, i int) (v T, ok bool) {
 }
 
 func (s *session) assemble() {
-	s.uplinks = s.tree.uplinks(s.uplinks)
-	s.lanes = s.tree.lanes(s.lanes)
+	s.uplinks, s.lanes, s.stale = s.tree.uplinks(s.uplinks), s.tree.lanes(s.lanes), false
 }
 
 // publish makes what is known the watcher's snapshot, and fetches what the tree
@@ -260,6 +268,9 @@ func (s *session) assemble() {
 func (s *session) publish() {
 	if !s.synced {
 		return
+	}
+	if s.stale {
+		s.assemble()
 	}
 	s.readProfiles()
 	if s.reading.first && !s.reading.idle() {

@@ -34,6 +34,7 @@ func TestFetchAndSignals(t *testing.T) {
 		s.receive(newState(20, 90))
 		objects := map[dbus.ObjectPath]map[string]props{dev: {ifaceDevice: device7("wlp6s0", 2, 100)}}
 		s.fetched(&dbus.Call{Body: []any{objects}, ResponseSequence: answer})
+		s.assemble()
 		if got := describe(s.uplinks)[len("wlp6s0: wifi, "):]; got[:len(want)] != want {
 			t.Errorf("answer %d: %s", answer, got)
 		}
@@ -67,6 +68,7 @@ func TestIgnoredSignals(t *testing.T) {
 	} {
 		s := offline(t)
 		s.receive(sig)
+		s.assemble()
 		if got := describe(s.uplinks); got != home || s.owner != fakeOwner || !s.synced || s.fetch != nil {
 			t.Errorf("%s: %s", name, got)
 		}

@@ -5,6 +5,8 @@ import (
 
 	"github.com/Wifx/gonetworkmanager/v3"
 	"github.com/godbus/dbus/v5"
+
+	"uplane/policy"
 )
 
 // tree is the cache: the part of NetworkManager's object tree that makes uplinks.
@@ -138,6 +140,16 @@ func (t *tree) missing() map[dbus.ObjectPath]gonetworkmanager.NmDeviceState {
 		}
 	}
 	return missing
+}
+
+// isUp tells whether path is a device that has a connection, or is getting one.
+func (t *tree) isUp(path dbus.ObjectPath) bool {
+	d := t.devices[path]
+	if d == nil {
+		return false
+	}
+	phase, _ := d.phase()
+	return phase != policy.PhaseDown
 }
 
 func isAccessPoint(path dbus.ObjectPath) bool {

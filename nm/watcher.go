@@ -3,7 +3,6 @@ package nm
 import (
 	"context"
 	"log/slog"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -42,9 +41,6 @@ type Snapshot struct {
 type Watcher struct {
 	options  Options
 	snapshot atomic.Pointer[Snapshot]
-
-	looked chan struct{} // closed once it is clear whether NetworkManager is there, and if so what it says
-	once   sync.Once
 }
 
 // NewWatcher returns a watcher that knows nothing until [Watcher.Run] runs.
@@ -52,7 +48,7 @@ func NewWatcher(options Options) *Watcher {
 	if options.Log == nil {
 		options.Log = slog.New(slog.DiscardHandler)
 	}
-	w := &Watcher{options: options, looked: make(chan struct{})}
+	w := &Watcher{options: options}
 	w.snapshot.Store(&Snapshot{})
 	return w
 }
@@ -60,12 +56,6 @@ func NewWatcher(options Options) *Watcher {
 // Snapshot returns the latest snapshot. It costs next to nothing and may be
 // called by any goroutine.
 func (w *Watcher) Snapshot() Snapshot { return *w.snapshot.Load() }
-
-// Looked returns a channel that is closed as soon as it is clear whether
-// NetworkManager is there, and if it is, the snapshot holds what it says.
-func (w *Watcher) Looked() <-chan struct{} { return w.looked }
-
-func (w *Watcher) look() { w.once.Do(func() { close(w.looked) }) }
 
 // Pauses between two attempts to reach the bus, or to fetch from a
 // NetworkManager that answers with an error; each is twice the one before.
@@ -105,7 +95,6 @@ func (w *Watcher) lost() {
 	next := w.Snapshot()
 	next.Running = false
 	w.publish(next)
-	w.look()
 }
 
 // publish makes next the snapshot, and tells so, if it differs from the last.
@@ -116,9 +105,6 @@ func (w *Watcher) publish(next Snapshot) {
 		return
 	}
 	w.snapshot.Store(&next)
-	if next.Known {
-		w.look()
-	}
 	if w.options.Changed != nil {
 		w.options.Changed()
 	}

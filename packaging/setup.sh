@@ -5,7 +5,8 @@
 set -eu
 
 packages='network-manager dnsmasq-base iptables nftables iproute2 dbus iputils-ping conntrack
-tcpdump util-linux procps netcat-openbsd'
+tcpdump util-linux procps netcat-openbsd make mmdebstrap gpg debian-archive-keyring
+systemd-container'
 
 missing=
 for package in $packages; do

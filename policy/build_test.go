@@ -225,7 +225,7 @@ func TestOwnSubnet(t *testing.T) {
 	s, _ := w.build()
 	n := 0
 	for o := range s {
-		if r, ok := o.(Route); ok && r.Dst == pfx("10.0.1.0/24") {
+		if r, ok := o.(Route); ok && r.Dst == pfx("10.0.1.0/24") && r.Type == Unicast {
 			n++
 			if r.Dev != "ul-steam" {
 				t.Error(r)

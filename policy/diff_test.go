@@ -358,7 +358,7 @@ func (w *walker) drift() {
 		w.driftVeth(x)
 		return
 	case Route:
-		if !x.Unreachable {
+		if x.Type == Unicast {
 			x.Via, x.OnLink = ipa("203.0.113.1"), true
 		}
 		o = x
@@ -444,7 +444,7 @@ func (w *walker) stale() {
 			}
 		}
 	case "route":
-		add(Route{Table: 100, Dst: pfx("10.7.0.0/24"), Unreachable: true}, Route{Table: 333, Dst: default4, Metric: 5, Via: ipa("203.0.113.1"), OnLink: true, Dev: "lo"})
+		add(Route{Table: 100, Dst: pfx("10.7.0.0/24"), Type: Unreachable}, Route{Table: 333, Dst: default4, Metric: 5, Via: ipa("203.0.113.1"), OnLink: true, Dev: "lo"})
 	case "rule":
 		add(Rule{Priority: LanePriority, From: pfx("10.0.1.0/24"), Table: 333}, Rule{Priority: AllowPriority, From: pfx("10.0.1.0/24"), To: pfx("10.8.0.0/16"), Table: MainTable})
 	case "chain":

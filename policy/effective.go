@@ -20,14 +20,7 @@ func (u Uplink) Effective(h *Host, fresh bool) Uplink {
 	if !ok {
 		return u
 	}
-	var best *HostRoute
-	for i := range h.Routes {
-		r := &h.Routes[i]
-		if r.Dev == u.Interface && r.Dst.Bits() == 0 && r.Dst.Addr().Is4() && byManager(r.Protocol) &&
-			(best == nil || u.better(r, best)) {
-			best = r
-		}
-	}
+	best := u.kernelDefault(h.Routes)
 	u.Routes = slices.DeleteFunc(slices.Clone(u.Routes), func(r UplinkRoute) bool { return r.is4() && r.Dst.Bits() == 0 })
 	if best != nil {
 		u.Routes = append(u.Routes, UplinkRoute{Dst: best.Dst, Via: best.Via, Metric: best.Metric})
@@ -39,6 +32,27 @@ func (u Uplink) Effective(h *Host, fresh bool) Uplink {
 		}
 	}
 	return u
+}
+
+// KernelGateway returns the next hop of u's default among the kernel's routes, and whether there is a default.
+func (u *Uplink) KernelGateway(routes []HostRoute) (netip.Addr, bool) {
+	r := u.kernelDefault(routes)
+	if r == nil {
+		return netip.Addr{}, false
+	}
+	return r.Via, true
+}
+
+// kernelDefault is the default that NetworkManager wrote for u; nil: none.
+func (u *Uplink) kernelDefault(routes []HostRoute) (best *HostRoute) {
+	for i := range routes {
+		r := &routes[i]
+		if r.Dev == u.Interface && r.Dst.Bits() == 0 && r.Dst.Addr().Is4() && byManager(r.Protocol) &&
+			(best == nil || u.better(r, best)) {
+			best = r
+		}
+	}
+	return best
 }
 
 // byManager tells whether NetworkManager writes routes with protocol p.

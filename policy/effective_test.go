@@ -38,6 +38,8 @@ func TestEffective(t *testing.T) {
 			{Dst: pfx("0.0.0.0/1"), Via: ipa("192.168.50.8"), Protocol: ProtoDHCP}, {Dst: pfx("::/0"), Via: ipa("fe80::1"), Protocol: ProtoRA}}, true, netip.Addr{}},
 		"the lower metric":        {PhaseActive, true, []HostRoute{{Via: ipa("192.168.50.3"), Metric: 700, Protocol: ProtoDHCP}, {Via: ipa("192.168.50.2"), Metric: 600, Protocol: ProtoDHCP}, {Via: ipa("192.168.50.4"), Metric: 800, Protocol: ProtoDHCP}}, true, ipa("192.168.50.2")},
 		"the main table":          {PhaseActive, true, []HostRoute{{Table: 52, Via: ipa("192.168.50.3"), Protocol: ProtoDHCP}, {Via: ipa("192.168.50.2"), Metric: 600, Protocol: ProtoDHCP}, {Table: 52, Via: ipa("192.168.50.4"), Protocol: ProtoDHCP}}, true, ipa("192.168.50.2")},
+		"the newer of two":        {PhaseActive, true, []HostRoute{{Via: ipa("192.168.50.1"), Metric: 600, Protocol: ProtoDHCP}, {Via: ipa("192.168.50.2"), Metric: 600, Protocol: ProtoDHCP}}, true, ipa("192.168.50.2")},
+		"the newer, other order":  {PhaseActive, true, []HostRoute{{Via: ipa("192.168.50.2"), Metric: 600, Protocol: ProtoDHCP}, {Via: ipa("192.168.50.1"), Metric: 600, Protocol: ProtoDHCP}}, true, ipa("192.168.50.2")},
 		"a profile's route-table": {PhaseActive, true, []HostRoute{{Table: 53, Via: ipa("192.168.50.2"), Protocol: ProtoDHCP}, {Table: 52, Via: ipa("192.168.50.3"), Protocol: ProtoDHCP}}, true, ipa("192.168.50.3")},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -3,7 +3,6 @@ package policy
 import (
 	"fmt"
 	"net/netip"
-	"regexp"
 	"slices"
 	"strings"
 )
@@ -18,8 +17,11 @@ type File struct {
 // FileTag starts the first line of every file of ours.
 const FileTag = "# uplane:"
 
-// ResolvConfPath is where "ip netns exec" looks for a namespace's resolv.conf.
-func ResolvConfPath(lane string) string { return "/etc/netns/" + lane + "/resolv.conf" }
+// EtcNetns is where "ip netns exec" looks for a namespace's files.
+const EtcNetns = "/etc/netns"
+
+// ResolvConfPath is where it looks for a namespace's resolv.conf.
+func ResolvConfPath(lane string) string { return EtcNetns + "/" + lane + "/resolv.conf" }
 
 // resolvConf is lane's resolv.conf. Without servers it names none: the C library
 // then asks 127.0.0.1, where in the lane nobody answers, at once.
@@ -35,12 +37,12 @@ func resolvConf(lane string, servers []netip.Addr, search []string) File {
 	return File{ResolvConfPath(lane), b.String()}
 }
 
-var domain = regexp.MustCompile(`^[A-Za-z0-9_-][A-Za-z0-9_.-]*$`)
+const maxDomain = 253 // bytes, RFC 1035
 
 // notDomain leaves out what the network sends and no resolver searches: what
 // would break out of the file's line, and "~example.com", by which
 // NetworkManager only routes queries.
-func notDomain(s string) bool { return !domain.MatchString(s) }
+func notDomain(s string) bool { return !spelled(s, maxDomain, isLetter, "_.-", ".") }
 
 func (f File) key() key { return key{kind: kindFile, name: f.Path} }
 

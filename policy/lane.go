@@ -11,7 +11,7 @@ package policy
 import (
 	"fmt"
 	"net/netip"
-	"regexp"
+	"strings"
 )
 
 // Lane is what the user asks for: one lane file, with every default of
@@ -45,13 +45,11 @@ const (
 	IPv6Off  IPv6Mode = "off"
 )
 
-var laneName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,31}$`)
-
 // CheckLaneName returns an error that tells the allowed form unless name can be
 // a lane's name. Lane names become file, namespace and object-path names.
 func CheckLaneName(name string) error {
-	if !laneName.MatchString(name) {
-		return fmt.Errorf("invalid lane name %q: use 1 to 32 of a-z 0-9 _ -, the first a letter or digit", name)
+	if !spelled(name, 32, isLower, "_-", "_-") {
+		return fmt.Errorf("invalid lane name %.40q: use 1 to 32 of a-z 0-9 _ -, the first a letter or digit", name)
 	}
 	return nil
 }
@@ -66,13 +64,29 @@ func CheckInterfaceName(name string) error {
 	case ".", "..", "all", "default":
 		return fmt.Errorf("invalid interface name %q: the kernel keeps it for itself; use another", name)
 	}
-	if !interfaceName.MatchString(name) {
-		return fmt.Errorf("invalid interface name %q: use 1 to 15 of a-z A-Z 0-9 . _ -, the first no dash", name)
+	if !spelled(name, 15, isLetter, "._-", "-") {
+		return fmt.Errorf("invalid interface name %.40q: use 1 to 15 of a-z A-Z 0-9 . _ -, the first no dash", name)
 	}
 	return nil
 }
 
-var interfaceName = regexp.MustCompile(`^[A-Za-z0-9._][A-Za-z0-9._-]{0,14}$`)
+// spelled tells whether s is 1 to most bytes long, all of them letters, digits
+// or in others, and the first not in notFirst. A regular expression would say it
+// shorter, but costs every start of "uplane run" 0.1 ms.
+func spelled(s string, most int, letter func(byte) bool, others, notFirst string) bool {
+	if s == "" || len(s) > most || strings.IndexByte(notFirst, s[0]) >= 0 {
+		return false
+	}
+	for _, c := range []byte(s) {
+		if !letter(c) && !('0' <= c && c <= '9') && strings.IndexByte(others, c) < 0 {
+			return false
+		}
+	}
+	return true
+}
+
+func isLower(c byte) bool  { return 'a' <= c && c <= 'z' }
+func isLetter(c byte) bool { return isLower(c | 0x20) }
 
 // Lanes' tables and subnets must stay clear of what the kernel reserves.
 const (

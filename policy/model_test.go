@@ -176,7 +176,7 @@ func (m *model) accepts(o Object) error {
 		switch {
 		case m.routes[o.key()]:
 			return fmt.Errorf("a foreign route is there")
-		case o.Unreachable:
+		case o.Type != Unicast:
 		case !m.hasLink(o.Netns, o.Dev):
 			return fmt.Errorf("no link")
 		case o.Via.IsValid() && !o.OnLink && !m.reaches(o):
@@ -192,7 +192,7 @@ func (m *model) reaches(r Route) bool {
 	for _, o := range m.objects {
 		switch o := o.(type) {
 		case Route:
-			if o.Netns == r.Netns && o.Table == r.Table && o.Dev == r.Dev && !o.Via.IsValid() && !o.Unreachable && o.Dst.Contains(r.Via) {
+			if o.Netns == r.Netns && o.Table == r.Table && o.Dev == r.Dev && !o.Via.IsValid() && o.Type == Unicast && o.Dst.Contains(r.Via) {
 				return true
 			}
 		case Addr:
@@ -354,7 +354,7 @@ func (m *model) floored(subnet netip.Prefix) bool {
 	for _, o := range m.objects {
 		if r, ok := o.(Rule); ok && r.Priority == LanePriority && r.From == subnet {
 			back := Rule{Priority: LanePriority, To: subnet, Table: r.Table}
-			floor := Route{Table: r.Table, Dst: default4, Metric: FloorMetric, Unreachable: true}
+			floor := Route{Table: r.Table, Dst: default4, Metric: FloorMetric, Type: Unreachable}
 			if m.objects[back.key()] == Object(back) && m.objects[floor.key()] == Object(floor) {
 				return true
 			}
@@ -366,7 +366,7 @@ func (m *model) floored(subnet netip.Prefix) bool {
 // defaults returns the ways out of a lane's table, less the floor.
 func (m *model) defaults(table uint32) (out []Route) {
 	for _, o := range m.objects {
-		if r, ok := o.(Route); ok && r.Netns == "" && r.Table == table && r.Dst == default4 && !r.Unreachable {
+		if r, ok := o.(Route); ok && r.Netns == "" && r.Table == table && r.Dst == default4 && r.Type == Unicast {
 			out = append(out, r)
 		}
 	}

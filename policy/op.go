@@ -48,12 +48,13 @@ func (o Op) Shell() []string {
 // String is the operation on one line, for logs and errors.
 func (o Op) String() string { return strings.Join(o.Shell(), "; ") }
 
-// Conntrack stands for the connections from a subnet. It is no state of a lane:
+// Conntrack stands for the untranslated connections of a subnet: those that it
+// began and whose answers are expected at the lane's own address. It is no state of a lane:
 // only Flush operations hold it.
 type Conntrack struct{ Subnet netip.Prefix }
 
 func (c Conntrack) key() key { return key{prefix: c.Subnet} }
 func (c Conntrack) add() []string {
-	return []string{fmt.Sprintf("conntrack -D -s %s 2>/dev/null || :", c.Subnet)}
+	return []string{fmt.Sprintf("conntrack -D -s %s -q %s 2>/dev/null || :", c.Subnet, c.Subnet)}
 }
 func (c Conntrack) remove() []string { return nil }

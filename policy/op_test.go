@@ -24,7 +24,7 @@ func TestOpString(t *testing.T) {
 		{Op{Verb: Remove, Object: chain}, "iptables -t nat -D POSTROUTING -j UPLANE-POSTROUTING; iptables -t nat -F UPLANE-POSTROUTING; iptables -t nat -X UPLANE-POSTROUTING"},
 		{Op{Verb: Remove, Object: unjumped}, "while iptables -t nat -D POSTROUTING -j UPLANE-POSTROUTING 2>/dev/null; do :; done; iptables -t nat -F UPLANE-POSTROUTING; iptables -t nat -X UPLANE-POSTROUTING"},
 		{Op{Verb: Replace, Object: chain, Have: unjumped}, "while iptables -t nat -D POSTROUTING -j UPLANE-POSTROUTING 2>/dev/null; do :; done; iptables -t nat -I POSTROUTING 1 -j UPLANE-POSTROUTING"},
-		{Op{Verb: Flush, Object: Conntrack{pfx("10.0.1.0/24")}}, "conntrack -D -s 10.0.1.0/24 2>/dev/null || :"},
+		{Op{Verb: Flush, Object: Conntrack{pfx("10.0.1.0/24")}}, "conntrack -D -s 10.0.1.0/24 -q 10.0.1.0/24 2>/dev/null || :"},
 		{Op{Verb: Remove, Object: Conntrack{pfx("10.0.1.0/24")}}, ""},
 		{Op{Verb: Remove, Object: Sysctl{"net/ipv4/conf/w/forwarding", "1"}}, ""},
 	} {

@@ -14,16 +14,28 @@ const MainTable = 254
 // when nothing else is left.
 const FloorMetric = math.MaxUint32
 
+// RouteType is what a route does with a packet.
+type RouteType string
+
+// The types of route. The last two are floors: from the lane, an ICMP error at
+// once instead of another way out; to the lane, silence, as the host would send
+// that error to the internet by its own default.
+const (
+	Unicast     RouteType = ""
+	Unreachable RouteType = "unreachable"
+	Blackhole   RouteType = "blackhole"
+)
+
 // Route is a route of ours, with protocol 117.
 type Route struct {
-	Netns       string // empty: the host's
-	Table       uint32
-	Dst         netip.Prefix
-	Metric      uint32
-	Unreachable bool       // the floor: an ICMP error at once instead of another way out
-	Dev         string     // the interface; empty when Unreachable
-	Via         netip.Addr // the gateway; zero: on-link
-	OnLink      bool       // the gateway is reachable though no prefix covers it
+	Netns  string // empty: the host's
+	Table  uint32
+	Dst    netip.Prefix
+	Metric uint32
+	Type   RouteType  // empty: unicast
+	Dev    string     // the interface; only of unicast
+	Via    netip.Addr // the gateway; zero: on-link
+	OnLink bool       // the gateway is reachable though no prefix covers it
 }
 
 func (r Route) key() key {
@@ -34,7 +46,7 @@ func (r Route) key() key {
 // the kernel takes a gateway only when a prefix already leads to it.
 func (r Route) rank() kind {
 	switch {
-	case r.Unreachable:
+	case r.Type != Unicast:
 		return kindFloor
 	case !r.Via.IsValid():
 		return kindOnLink
@@ -43,7 +55,7 @@ func (r Route) rank() kind {
 }
 
 func (r Route) dependsOn() []key {
-	if r.Unreachable {
+	if r.Type != Unicast {
 		return nil
 	}
 	return linkIn(r.Netns, r.Dev)
@@ -51,8 +63,8 @@ func (r Route) dependsOn() []key {
 
 func (r Route) String() string {
 	var b strings.Builder
-	if r.Unreachable {
-		b.WriteString("unreachable ")
+	if r.Type != Unicast {
+		b.WriteString(string(r.Type) + " ")
 	}
 	if r.Dst.Bits() == 0 {
 		b.WriteString("default")

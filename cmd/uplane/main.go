@@ -81,7 +81,7 @@ func command() *cobra.Command {
 		Long: `Uplane runs programs in lanes. A lane is a network namespace whose every
 packet leaves by one chosen uplink, say the idle Wi-Fi card, while the rest of
 the machine stays on its default route.`,
-		Example: `  uplane up steam --uplink wlp6s0     make a lane that leaves by wlp6s0
+		Example: `  uplane up steam --uplink wlp6s0        make a lane that leaves by wlp6s0
   uplane run steam -- curl ifconfig.me   run a program in it
   uplane status steam                    see how it is`,
 		SilenceErrors: true,

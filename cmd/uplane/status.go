@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -74,14 +75,16 @@ func statusCommand() *cobra.Command {
 	return c
 }
 
-// watchStatus shows the lanes now and after every change.
+// watchStatus shows the lanes now and after every change. A daemon that goes is waited for.
 func watchStatus(ctx context.Context, client *bus.Client, show func() error) error {
 	changes, err := client.Changes(ctx)
 	if err != nil {
 		return err
 	}
 	for {
-		if err := show(); err != nil {
+		if err := show(); errors.Is(err, bus.ErrNoDaemon) {
+			fmt.Fprintln(os.Stderr, "uplane: the daemon is not running; waiting for it")
+		} else if err != nil {
 			return err
 		}
 		select {

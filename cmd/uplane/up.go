@@ -21,11 +21,11 @@ func upCommand() *cobra.Command {
 		Short: "Bring a lane up; make it when there is none",
 		Long: `Bring a lane up and wait until it is, or say why not. Options are written to
 the lane's file, /etc/uplane/lanes.d/LANE.toml, which is made when there is none.`,
-		Example: "  uplane up steam --uplink wlp6s0\n  uplane up steam --uplink ssid:Home,type:gsm --mark 100",
+		Example: "  uplane up steam --uplink wlp6s0\n  uplane up steam --uplink ssid:Home --uplink type:gsm --mark 100",
 		Args:    laneArgs(1, 1),
 	}
 	f := c.Flags()
-	f.StringSlice("uplink", nil, "where it leaves: wlp6s0, connection:NAME, uuid:…, ssid:NAME or type:wifi; several in order of preference")
+	f.StringArray("uplink", nil, "where it leaves: wlp6s0, connection:NAME, uuid:…, ssid:NAME or type:wifi; more than once: in order of preference")
 	f.String("subnet", "", "its IPv4 prefix, such as 10.0.1.0/24 (default: the next free one)")
 	f.String("table", "", "its routing table (default: the next free one from 100 on)")
 	f.String("mark", "", "also mark its packets, as the hand recipe does")
@@ -45,7 +45,7 @@ func upChanges(c *cobra.Command) (map[string]any, error) {
 	changes := map[string]any{}
 	f := c.Flags()
 	if f.Changed("uplink") {
-		sel, _ := f.GetStringSlice("uplink")
+		sel, _ := f.GetStringArray("uplink")
 		changes["uplink"] = sel
 		if len(sel) == 1 {
 			changes["uplink"] = sel[0]

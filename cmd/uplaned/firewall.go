@@ -43,7 +43,7 @@ func watchFirewall(ctx context.Context, log *slog.Logger, firewall *netfilter.Fi
 	}
 	const longest = time.Minute
 	for wait := time.Second; ctx.Err() == nil; wait = min(2*wait, longest) {
-		err := netfilter.Watch(ctx, changed)
+		err := firewall.Follow(ctx, changed)
 		if ctx.Err() != nil {
 			return
 		}

@@ -5,7 +5,6 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -13,8 +12,8 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"syscall"
-	"time"
 
+	flag "github.com/spf13/pflag"
 	"golang.org/x/sync/errgroup"
 
 	"uplane/internal/bus"
@@ -24,9 +23,6 @@ import (
 	"uplane/internal/state"
 	"uplane/nm"
 )
-
-// patience is how long the first look at lanes waits for NetworkManager.
-const patience = 2 * time.Second
 
 func main() { os.Exit(run(os.Args[1:], os.Stderr)) }
 
@@ -57,6 +53,10 @@ func run(args []string, stderr io.Writer) int {
 	return 0
 }
 
+// memoryLimit, in bytes, is what the collector aims at after a thousand lanes were built at once,
+// which leaves more garbage behind than ever comes again. It is no bound: more lanes take more.
+const memoryLimit = 40 << 20
+
 func serve(o options, stderr io.Writer) error {
 	if os.Geteuid() != 0 {
 		return errors.New("must run as root: it makes namespaces, routes and firewall rules")
@@ -67,6 +67,7 @@ func serve(o options, stderr io.Writer) error {
 	}
 	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))
 	debug.SetGCPercent(50) // a daemon that mostly sleeps: memory is dearer than the rare collection
+	debug.SetMemoryLimit(memoryLimit)
 
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
@@ -107,15 +108,7 @@ func serve(o options, stderr io.Writer) error {
 	group, gctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return watcher.Run(gctx) })
 	group.Go(func() error { watchFirewall(gctx, log, firewall, trigger.Poke); return nil })
-	group.Go(func() error {
-		// What a lane shall be depends on NetworkManager's profiles, too; it answers in milliseconds.
-		select {
-		case <-watcher.Looked():
-		case <-time.After(patience):
-		case <-gctx.Done():
-		}
-		return loop.Run(gctx)
-	})
+	group.Go(func() error { return loop.Run(gctx) })
 	group.Go(func() error { return server.Run(gctx) })
 	err = group.Wait()
 	if ctx.Err() != nil {

@@ -8,7 +8,8 @@ import (
 	"time"
 
 	"github.com/godbus/dbus/v5"
-	"github.com/godbus/dbus/v5/introspect"
+
+	"uplane/internal/wire"
 )
 
 // Manager is what the server needs of the daemon.
@@ -26,11 +27,12 @@ type Server struct {
 	manager Manager
 	log     *slog.Logger
 	changed chan struct{}
+	slots   chan struct{} // one for each call that is being answered
 }
 
 // NewServer prepares a server; Run starts it.
 func NewServer(m Manager, log *slog.Logger) *Server {
-	return &Server{m, log, make(chan struct{}, 1)}
+	return &Server{m, log, make(chan struct{}, 1), make(chan struct{}, maxCalls)}
 }
 
 // Changed makes the server tell its clients that a lane changed. It never blocks.
@@ -87,33 +89,20 @@ func (s *Server) serve(ctx context.Context, conn *dbus.Conn) {
 	}
 }
 
+// connect takes the name last: who sees it may call at once.
 func (s *Server) connect(ctx context.Context) (*dbus.Conn, error) {
-	conn, err := dbus.ConnectSystemBus(dbus.WithContext(ctx))
+	conn, err := wire.Connect(ctx, "", s.receive)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.export(conn); err != nil {
+	if err := takeName(conn); err != nil {
 		conn.Close()
 		return nil, err
 	}
 	return conn, nil
 }
 
-// export offers the methods before it takes the name: who sees the name may call at once.
-func (s *Server) export(conn *dbus.Conn) error {
-	m := methods{s}
-	if err := conn.Export(m, Path, Interface); err != nil {
-		return err
-	}
-	node := &introspect.Node{
-		Name: string(Path),
-		Interfaces: []introspect.Interface{introspect.IntrospectData, {
-			Name: Interface, Methods: introspect.Methods(m), Signals: []introspect.Signal{{Name: "Changed"}},
-		}},
-	}
-	if err := conn.Export(introspect.NewIntrospectable(node), Path, "org.freedesktop.DBus.Introspectable"); err != nil {
-		return err
-	}
+func takeName(conn *dbus.Conn) error {
 	reply, err := conn.RequestName(Name, dbus.NameFlagDoNotQueue)
 	if err != nil {
 		return fmt.Errorf("take the bus name: %w", err)
@@ -124,7 +113,7 @@ func (s *Server) export(conn *dbus.Conn) error {
 	return nil
 }
 
-// methods are the Manager's, as godbus exports them.
+// methods are the Manager's, in D-Bus's types.
 type methods struct{ s *Server }
 
 func (m methods) List() ([]dict, *dbus.Error) {

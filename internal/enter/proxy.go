@@ -43,7 +43,11 @@ func isLoopback(value string) bool {
 		return false
 	}
 	host := strings.TrimSuffix(strings.ToLower(u.Hostname()), ".")
-	if host == "localhost" || strings.HasSuffix(host, ".localhost") {
+	switch host {
+	case "localhost", "ip6-localhost", "ip6-loopback": // as Debian's /etc/hosts has them
+		return true
+	}
+	if strings.HasSuffix(host, ".localhost") {
 		return true
 	}
 	if ip, err := netip.ParseAddr(host); err == nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"path/filepath"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -54,24 +55,25 @@ func (k *Kernel) RemoveLinks(names []string) error {
 	return nil
 }
 
-// flushConntrack forgets the connections that a lane's subnet began.
+// flushConntrack forgets the connections of a lane's subnet that are not
+// translated. The others go on: an answer to one that is forgotten would find
+// nobody on the host, who would say so to the internet by its own default.
 func (k *Kernel) flushConntrack(subnet netip.Prefix) error {
 	filter := &netlink.ConntrackFilter{}
-	if err := filter.AddIPNet(netlink.ConntrackOrigSrcIP, ipNet(subnet)); err != nil {
-		return err
+	for _, end := range []netlink.ConntrackFilterType{netlink.ConntrackOrigSrcIP, netlink.ConntrackReplyDstIP} {
+		if err := filter.AddIPNet(end, ipNet(subnet)); err != nil {
+			return err
+		}
 	}
 	_, err := k.host.ConntrackDeleteFilters(netlink.ConntrackTable, unix.AF_INET, filter)
 	return err
 }
 
-// Directories that lanes need and that may not have been there before.
-var laneDirs = []string{netnsDir, etcNetns}
-
-// MissingDirs returns those of the directories shared by all lanes that do not exist,
-// for the caller to note that we make them.
-func (k *Kernel) MissingDirs() []string {
+// MissingDirs returns those of the directories that a lane needs that do not
+// exist, parents first, for the caller to note that we make them.
+func (k *Kernel) MissingDirs(lane string) []string {
 	var out []string
-	for _, d := range laneDirs {
+	for _, d := range []string{netnsDir, policy.EtcNetns, filepath.Dir(policy.ResolvConfPath(lane))} {
 		if _, err := os.Stat(d); errors.Is(err, os.ErrNotExist) {
 			out = append(out, d)
 		}
@@ -81,10 +83,9 @@ func (k *Kernel) MissingDirs() []string {
 
 // RemoveDir removes one of the directories that MissingDirs named, when it is empty.
 func (k *Kernel) RemoveDir(dir string) {
-	switch dir {
-	case netnsDir:
+	if dir == netnsDir {
 		removeNetnsDir()
-	case etcNetns:
+	} else {
 		os.Remove(dir)
 	}
 }

@@ -2,15 +2,15 @@ package kernel
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"uplane/policy"
 )
-
-// etcNetns is where "ip netns exec" and we keep a namespace's resolv.conf.
-const etcNetns = "/etc/netns"
 
 type resolvState struct {
 	content string
@@ -22,7 +22,7 @@ const maxResolvConf = 64 << 10
 
 func (k *Kernel) readFiles() {
 	k.resolv = make(map[string]resolvState)
-	paths, _ := filepath.Glob(filepath.Join(etcNetns, "*", "resolv.conf"))
+	paths, _ := filepath.Glob(filepath.Join(policy.EtcNetns, "*", "resolv.conf"))
 	for _, path := range paths {
 		info, err := os.Lstat(path)
 		if err != nil {
@@ -69,7 +69,10 @@ func (k *Kernel) applyFile(op policy.Op, f policy.File) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	file, err := os.OpenFile(f.Path, os.O_WRONLY|os.O_CREATE, 0o644)
+	file, err := os.OpenFile(f.Path, os.O_WRONLY, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		return createFile(f.Path, f.Content, 0o644)
+	}
 	if err != nil {
 		return err
 	}
@@ -81,4 +84,26 @@ func (k *Kernel) applyFile(op policy.Op, f policy.File) error {
 		return err
 	}
 	return file.Close()
+}
+
+// createFile makes a file that has its content from its first moment. What a
+// crash leaves of it carries our tag, or is nothing.
+func createFile(path, content string, mode uint32) error {
+	fd, err := unix.Open(filepath.Dir(path), unix.O_TMPFILE|unix.O_WRONLY|unix.O_CLOEXEC, mode)
+	if err == unix.EOPNOTSUPP || err == unix.EISDIR { // some network and overlay file systems
+		fd, err = unix.Open(path, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_CLOEXEC, mode)
+	}
+	if err != nil {
+		return &os.PathError{Op: "create", Path: path, Err: err}
+	}
+	file := os.NewFile(uintptr(fd), path)
+	defer file.Close()
+	if _, err := file.WriteString(content); err != nil {
+		return err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil || st.Nlink > 0 {
+		return err
+	}
+	return unix.Linkat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", fd), unix.AT_FDCWD, path, unix.AT_SYMLINK_FOLLOW)
 }

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+	"sync/atomic"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -24,7 +25,7 @@ import (
 type Kernel struct {
 	log    *slog.Logger
 	host   *netlink.Handle
-	strict *netlink.Handle // filters dumps in the kernel, not here
+	direct *direct
 
 	stale  stale
 	events *events // nil: not watched, so every part is always stale
@@ -49,16 +50,14 @@ type Kernel struct {
 func Open(log *slog.Logger, changed func()) (*Kernel, error) {
 	k := &Kernel{log: log, fresh: newFreshness(), netns: map[string]*netnsState{}, sysctls: map[string]string{}}
 	k.stale.all()
+	removeUnboundNetns()
 	_, err := os.Stat(procSys + "net/ipv6")
 	k.ipv6 = err == nil
 	if k.host, err = netlink.NewHandle(unix.NETLINK_ROUTE, unix.NETLINK_NETFILTER); err != nil {
 		return nil, fmt.Errorf("open rtnetlink: %w", err)
 	}
-	if k.strict, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
+	if k.direct, err = openDirect(); err != nil {
 		return nil, fmt.Errorf("open rtnetlink: %w", err)
-	}
-	if err := k.strict.SetStrictCheck(true); err != nil {
-		return nil, fmt.Errorf("ask rtnetlink for strict checks: %w", err)
 	}
 	if changed == nil {
 		return k, nil
@@ -80,7 +79,7 @@ func (k *Kernel) Close() {
 		k.files.Close()
 	}
 	k.host.Close()
-	k.strict.Close()
+	k.direct.close()
 }
 
 // Invalidate makes the next Observe read everything again.
@@ -182,6 +181,17 @@ func (s *stale) take() parts {
 	return p
 }
 
+// mainOnly tells whether the main table is to be read and links are not; then it counts as read.
+func (s *stale) mainOnly() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.p.links || !s.p.allRoutes && !s.p.tables[policy.MainTable] {
+		return false
+	}
+	delete(s.p.tables, policy.MainTable)
+	return true
+}
+
 // put returns parts that could not be read.
 func (s *stale) put(parts) { s.all() }
 
@@ -199,12 +209,18 @@ func (p *parts) nsid(n int) {
 	p.nsids[n] = true
 }
 
+var dumps atomic.Int64
+
+// Dumps counts the lists that this process has asked the kernel for, which is what a look costs.
+func Dumps() int64 { return dumps.Load() }
+
 // dump calls list until the kernel's answer was not interrupted by a change:
 // half of a table is not a state.
 func dump[T any](what string, list func() ([]T, error)) ([]T, error) {
 	const tries = 8
 	var err error
 	for range tries {
+		dumps.Add(1)
 		var out []T
 		if out, err = list(); err == nil {
 			return out, nil

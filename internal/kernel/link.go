@@ -19,11 +19,11 @@ type hostLink struct {
 	up, running              bool
 }
 
-// ours tells whether the link carries our tag: the alias, or the group that it
-// had from its birth when a crash came before the alias.
+// ours tells whether the link carries our tag: the alias, or one of our groups
+// when a crash came before the alias.
 func (l hostLink) ours() bool {
 	return strings.HasPrefix(l.alias, policy.AliasPrefix) ||
-		l.alias == "" && l.group == policy.LinkGroup && (l.kind == "bridge" || l.kind == "veth")
+		l.alias == "" && (l.group == policy.LinkGroup || l.group == doomedGroup) && (l.kind == "bridge" || l.kind == "veth")
 }
 
 // made tells whether the link is a bridge of ours that NetworkManager has taken over.

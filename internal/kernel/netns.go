@@ -202,18 +202,16 @@ func setLoUp(h *netlink.Handle) error {
 }
 
 // addNetns makes a namespace and binds it to name. It carries its tag before it has
-// the name, so a crash leaves either nothing or something that is known as ours.
+// the name, and so does the file below it: what a crash leaves is known as ours.
 func addNetns(name string) error {
 	if err := prepareNetnsDir(); err != nil {
 		return err
 	}
 	path := filepath.Join(netnsDir, name)
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDONLY, 0o444)
-	if err != nil {
+	if err := createFile(path, policy.FileTag+name+"\n", 0o444); err != nil {
 		return err
 	}
-	f.Close()
-	err = onNewThread(func() error {
+	err := onNewThread(func() error {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return fmt.Errorf("unshare: %w", err)
 		}
@@ -279,6 +277,26 @@ func deleteNetns(name string) error {
 		return err
 	}
 	return nil
+}
+
+// removeUnboundNetns takes away the files that a crash left before a namespace
+// was bound to them, or after it was unbound.
+func removeUnboundNetns() {
+	entries, _ := os.ReadDir(netnsDir)
+	for _, e := range entries {
+		path := filepath.Join(netnsDir, e.Name())
+		if info, err := e.Info(); err != nil || !info.Mode().IsRegular() || info.Size() == 0 || info.Size() > maxResolvConf {
+			continue
+		}
+		ns, err := openNetns(e.Name())
+		if err == nil {
+			ns.Close()
+			continue
+		}
+		if data, err := os.ReadFile(path); err == nil && string(data) == policy.FileTag+e.Name()+"\n" {
+			os.Remove(path)
+		}
+	}
 }
 
 // removeNetnsDir takes away what prepareNetnsDir made, when nothing is left in it.

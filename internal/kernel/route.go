@@ -1,8 +1,8 @@
 package kernel
 
 import (
-	"errors"
 	"net/netip"
+	"strconv"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -37,16 +37,33 @@ func (k *Kernel) readRoutes(p parts) error {
 		return nil
 	}
 	for table := range p.tables {
-		routes, err := listRoutes(k.strict, table)
-		if errors.Is(err, unix.ENOENT) { // strict: there is no such table
-			routes, err = nil, nil
-		}
+		routes, err := k.direct.routes(table)
 		if err != nil {
 			return err
 		}
 		k.routes[table] = routes
 	}
 	return nil
+}
+
+// Glance returns the defaults of the main table when it may have changed since
+// Observe and the links have not; it is a part of Observe for those in a hurry.
+func (k *Kernel) Glance() (defaults []policy.HostRoute, ok bool) {
+	if k.events == nil || !k.stale.mainOnly() {
+		return nil, false
+	}
+	routes, err := k.direct.routes(policy.MainTable)
+	if err != nil {
+		k.stale.mark(func(p *parts) { p.table(policy.MainTable) })
+		return nil, false
+	}
+	k.routes[policy.MainTable] = routes
+	for _, r := range routes {
+		if dev := k.links[r.link]; r.dst.Bits() == 0 && r.kind == unix.RTN_UNICAST && !dev.ours() {
+			defaults = append(defaults, r.host(dev.name))
+		}
+	}
+	return defaults, true
 }
 
 // listRoutes lists the IPv4 routes of a table, or with 0 of all.
@@ -86,19 +103,31 @@ func (k *Kernel) observeRoutes(state policy.State, host *policy.Host) {
 			case dev.ours():
 				// The kernel's own routes of our links.
 			default:
-				host.Routes = append(host.Routes, policy.HostRoute{
-					Table: r.table, Dst: r.dst, Via: r.via, Dev: dev.name, Metric: r.metric, Protocol: r.protocol,
-				})
+				host.Routes = append(host.Routes, r.host(dev.name))
 			}
 		}
 	}
 }
 
+func (r route) host(dev string) policy.HostRoute {
+	return policy.HostRoute{Table: r.table, Dst: r.dst, Via: r.via, Dev: dev, Metric: r.metric, Protocol: r.protocol}
+}
+
+// routeKinds are the kernel's numbers of our types of route.
+var routeKinds = map[policy.RouteType]int{
+	policy.Unicast: unix.RTN_UNICAST, policy.Unreachable: unix.RTN_UNREACHABLE, policy.Blackhole: unix.RTN_BLACKHOLE,
+}
+
 func (r route) object(netns, dev string) policy.Route {
-	return policy.Route{
-		Netns: netns, Table: r.table, Dst: r.dst, Metric: r.metric, Unreachable: r.kind == unix.RTN_UNREACHABLE,
-		Dev: dev, Via: r.via, OnLink: r.onLink,
+	out := policy.Route{Netns: netns, Table: r.table, Dst: r.dst, Metric: r.metric, Dev: dev, Via: r.via, OnLink: r.onLink}
+	for name, kind := range routeKinds {
+		if kind == r.kind {
+			out.Type = name
+			return out
+		}
 	}
+	out.Type = policy.RouteType(strconv.Itoa(r.kind)) // none that we make
+	return out
 }
 
 func (k *Kernel) applyRoute(op policy.Op, r policy.Route) error {
@@ -109,15 +138,17 @@ func (k *Kernel) applyRoute(op policy.Op, r policy.Route) error {
 			p.allNetns = true
 		}
 	})
+	if op.Verb == policy.Replace && r.Netns == "" {
+		return k.replaceRoute(r)
+	}
 	return k.in(r.Netns, func(h *netlink.Handle) error {
 		nr := &netlink.Route{
 			Table: int(r.Table), Dst: ipNet(r.Dst), Priority: int(r.Metric), Protocol: policy.Protocol,
-			Type: unix.RTN_UNICAST, Scope: netlink.SCOPE_LINK,
+			Type: routeKinds[r.Type], Scope: netlink.SCOPE_LINK,
 		}
-		switch {
-		case r.Unreachable:
-			nr.Type, nr.Scope = unix.RTN_UNREACHABLE, netlink.SCOPE_UNIVERSE
-		default:
+		if r.Type != policy.Unicast {
+			nr.Scope = netlink.SCOPE_UNIVERSE
+		} else {
 			index, err := k.index(h, r.Netns, r.Dev)
 			if err != nil {
 				return ignoreIf(op.Verb == policy.Remove, err)
@@ -138,6 +169,18 @@ func (k *Kernel) applyRoute(op policy.Op, r policy.Route) error {
 		}
 		return h.RouteAdd(nr)
 	})
+}
+
+// replaceRoute is the way of a lane's new default.
+func (k *Kernel) replaceRoute(r policy.Route) error {
+	link := 0
+	if r.Type == policy.Unicast {
+		var err error
+		if link, err = k.index(k.host, "", r.Dev); err != nil {
+			return err
+		}
+	}
+	return k.direct.replace(toRoute(r, link))
 }
 
 // index returns a link's index; the host's from what was observed, which spares

@@ -41,6 +41,7 @@ func (n *Node) CommandContext(ctx context.Context, name string, args ...string) 
 
 // Start starts the program, see [exec.Cmd.Start].
 func (c *Cmd) Start() error {
+	c.node.login.admit(c)
 	if c.Dir == "" {
 		c.Dir = "/"
 	}
@@ -50,7 +51,7 @@ func (c *Cmd) Start() error {
 	return c.node.world.spawn(c, func() error {
 		// A child is born into the namespaces of the thread that forks it.
 		return onThread(func() error {
-			if err := c.node.world.holder.enter(c.node.ns); err != nil {
+			if err := c.node.place.enter(c.node.ns); err != nil {
 				return err
 			}
 			if c.Path == c.Args[0] {
@@ -63,6 +64,24 @@ func (c *Cmd) Start() error {
 			return c.Cmd.Start()
 		})
 	})
+}
+
+// startLogged starts the program with its output in its place's log of this name.
+func (c *Cmd) startLogged(name string) error {
+	path := c.node.place.logPath(name)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	log, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	c.Stdout, c.Stderr = log, log
+	if err := c.Start(); err != nil {
+		return fmt.Errorf("start %s: %w", c.Args[0], err)
+	}
+	return nil
 }
 
 // Wait waits for the program to end, see [exec.Cmd.Wait]. It may be called more than once.
@@ -126,7 +145,7 @@ func (c *Cmd) text() (string, error) {
 // environ is this process's environment, less what would lead a program out of the world.
 func environ() []string {
 	env := slices.DeleteFunc(os.Environ(), func(v string) bool {
-		return strings.HasPrefix(v, "DBUS_") || strings.HasPrefix(v, "PATH=")
+		return strings.HasPrefix(v, "DBUS_") || strings.HasPrefix(v, "XDG_") || strings.HasPrefix(v, "PATH=")
 	})
 	return append(env, "PATH="+searchPath())
 }

@@ -57,7 +57,7 @@ func (g *Gateway) WaitRenewal(ctx context.Context) error {
 }
 
 // Log is what the DHCP server has logged.
-func (g *Gateway) Log() string { return g.world.Host.Log("dhcp-" + g.Name) }
+func (g *Gateway) Log() string { return g.place.log("dhcp-" + g.Name) }
 
 func (g *Gateway) logged(text string) int { return strings.Count(g.Log(), text) }
 
@@ -99,9 +99,8 @@ func (g *Gateway) startDHCP(ctx context.Context, d DHCP) error {
 	if err := g.writeDHCP(d); err != nil {
 		return err
 	}
-	var err error
-	g.server, err = g.world.Host.startLogged("dhcp-"+g.Name, g.Command("dnsmasq", "--conf-file="+g.file("conf")))
-	if err != nil {
+	g.server = g.Command("dnsmasq", "--conf-file="+g.file("conf"))
+	if err := g.server.startLogged("dhcp-" + g.Name); err != nil {
 		return err
 	}
 	return g.waitLog(ctx, "read "+g.file("options"), 0)

@@ -19,5 +19,8 @@
 // when a pipe from this process closes, and the kernel then ends every process of the world: nothing
 // stays behind, even after a SIGKILL. Several worlds run side by side.
 //
+// [New] builds a world with a host of the machine's own programs, in a fraction of a second. The host
+// of a [Machine] is a Debian that [Boot] has booted, with all that systemd starts, in about a second.
+//
 // The package needs root; "make setup" installs the programs it starts.
 package lab

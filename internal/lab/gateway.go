@@ -77,5 +77,5 @@ func (g *Gateway) file(name string) string {
 }
 
 func (g *Gateway) write(name, text string) error {
-	return os.WriteFile(g.world.Host.Path(g.file(name)), []byte(text), 0o644)
+	return os.WriteFile(g.place.path(g.file(name)), []byte(text), 0o644)
 }

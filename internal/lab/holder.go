@@ -4,13 +4,13 @@ import (
 	"bufio"
 	"bytes"
 	_ "embed"
-	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -18,16 +18,19 @@ import (
 //go:embed init.sh
 var initScript string
 
-// holder is the host's process 1 and its namespaces. When it ends the kernel kills every other
-// process in its PID namespace.
+// holder is the process 1 of a world's place. When it ends the kernel kills every other process in
+// its PID namespace.
 type holder struct {
-	init          *exec.Cmd
-	alive         io.Closer // closing it, as the end of this process does, ends init
-	net, pid, mnt *os.File
+	*place
+	init   *exec.Cmd
+	alive  io.Closer // closing it, as the end of this process does, ends init
+	net    *os.File  // init's network namespace
+	cgroup string    // of a machine, in the place
 }
 
-func newHolder() (*holder, error) {
-	init := exec.Command("/bin/sh", "-c", initScript)
+// newHolder makes a world's place, with the disk of a machine over an image if one is named.
+func newHolder(image string) (*holder, error) {
+	init := exec.Command("/bin/sh", "-c", initScript, "init.sh", image)
 	init.Dir = "/"
 	init.Env = []string{"PATH=" + searchPath()}
 	init.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS | unix.CLONE_NEWPID}
@@ -45,42 +48,37 @@ func newHolder() (*holder, error) {
 		return nil, fmt.Errorf("start the host's namespaces: %w", err)
 	}
 	h := &holder{init: init, alive: alive}
-	if line, err := bufio.NewReader(stdout).ReadString('\n'); line != "ready\n" {
+	line, err := bufio.NewReader(stdout).ReadString('\n')
+	word, cgroup, _ := strings.Cut(strings.TrimSpace(line), " ")
+	if word != "ready" {
 		h.close() // first, as it waits for the complaint to be complete
 		return nil, fmt.Errorf("set up the host's mounts: %w: %s", err, strings.TrimSpace(complaint.String()))
 	}
-	for name, file := range map[string]**os.File{"net": &h.net, "pid": &h.pid, "mnt": &h.mnt} {
-		if *file, err = os.Open(fmt.Sprintf("/proc/%d/ns/%s", init.Process.Pid, name)); err != nil {
-			h.close()
-			return nil, err
-		}
+	h.cgroup = cgroup
+	if h.place, err = openPlace(init.Process.Pid, "pid"); err != nil {
+		h.close()
+		return nil, err
+	}
+	if h.net, err = os.Open(fmt.Sprintf("/proc/%d/ns/net", init.Process.Pid)); err != nil {
+		h.close()
+		return nil, err
 	}
 	return h, nil
 }
 
-// enter moves the calling thread into the host's mount namespace and the given network namespace;
-// its children are born in the host's PID namespace.
-func (h *holder) enter(net *os.File) error {
-	// Threads share root and working directory, which forbids a mount namespace of one's own.
-	if err := unix.Unshare(unix.CLONE_FS); err != nil {
-		return fmt.Errorf("unshare the thread's root: %w", err)
-	}
-	return errors.Join(setns(net, unix.CLONE_NEWNET), setns(h.pid, unix.CLONE_NEWPID), setns(h.mnt, unix.CLONE_NEWNS))
-}
-
-// kill ends every process of the world. Init itself is gone only when all of this process's own
-// children in it have been waited for.
-func (h *holder) kill() {
-	_ = h.alive.Close()
-	_ = h.init.Process.Kill()
-}
+// kill has init end every process of the world. Init itself is gone only when all of this process's
+// own children in it have been waited for.
+func (h *holder) kill() { _ = h.alive.Close() }
 
 func (h *holder) close() {
 	h.kill()
-	_ = h.init.Wait() // "signal: killed" is what was asked for
-	for _, file := range []*os.File{h.net, h.pid, h.mnt} {
-		if file != nil {
-			_ = file.Close()
-		}
+	hard := time.AfterFunc(5*time.Second, func() { _ = h.init.Process.Kill() })
+	_ = h.init.Wait() // it was told to end
+	hard.Stop()
+	if h.place != nil {
+		_ = h.place.Close()
+	}
+	if h.net != nil {
+		_ = h.net.Close()
 	}
 }

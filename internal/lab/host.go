@@ -3,7 +3,6 @@ package lab
 import (
 	"fmt"
 	"os"
-	"path/filepath"
 )
 
 // The host's cards.
@@ -24,12 +23,12 @@ func (h *Host) Netns() string {
 
 // PID is the ID of the host's process 1 as seen outside, for nsenter.
 func (h *Host) PID() int {
-	return h.world.holder.init.Process.Pid
+	return h.place.pid
 }
 
 // Path is where this process finds a file of the host.
 func (h *Host) Path(path string) string {
-	return filepath.Join(fmt.Sprintf("/proc/%d/root", h.PID()), path)
+	return h.place.path(path)
 }
 
 // DBusAddress is the address of the host's system bus for this process. Inside the host the default
@@ -44,7 +43,7 @@ func (h *Host) Namespace(name string) (*Node, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open namespace %s: %w", name, err)
 	}
-	node := &Node{Name: name, world: h.world, ns: ns}
+	node := &Node{Name: name, world: h.world, ns: ns, place: h.place, login: h.login}
 	h.world.keep(ns)
 	return node, nil
 }
@@ -52,32 +51,14 @@ func (h *Host) Namespace(name string) (*Node, error) {
 // Start starts a program that runs until it ends, is killed or the world is closed. Its output goes
 // to the file /run/lab/NAME.log of the host; see [Host.Log].
 func (h *Host) Start(name string, args ...string) (*Cmd, error) {
-	return h.startLogged(name, h.Command(name, args...))
-}
-
-// startLogged starts cmd, in whatever node, with its output in the host's log of that name.
-func (h *Host) startLogged(logName string, cmd *Cmd) (*Cmd, error) {
-	log, err := os.OpenFile(h.logPath(logName), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
-	if err != nil {
+	cmd := h.Command(name, args...)
+	if err := cmd.startLogged(name); err != nil {
 		return nil, err
-	}
-	defer log.Close()
-	cmd.Stdout, cmd.Stderr = log, log
-	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start %s: %w", cmd.Args[0], err)
 	}
 	return cmd, nil
 }
 
 // Log is what the program of this name, started by [Host.Start], has printed so far.
 func (h *Host) Log(name string) string {
-	log, err := os.ReadFile(h.logPath(name))
-	if err != nil {
-		return err.Error()
-	}
-	return string(log)
-}
-
-func (h *Host) logPath(name string) string {
-	return h.Path("/run/lab/" + filepath.Base(name) + ".log")
+	return h.place.log(name)
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"syscall"
 	"time"
 )
 
@@ -23,15 +22,10 @@ enabled=false
 
 // StartBus starts the host's system bus and waits until it answers.
 func (w *World) StartBus(ctx context.Context) error {
-	if err := w.busFiles(); err != nil {
+	if err := w.bus.start(); err != nil {
 		return err
 	}
-	var err error
-	w.bus, err = w.Host.Start("dbus-daemon", "--system", "--nofork", "--nopidfile", "--nosyslog")
-	if err != nil {
-		return err
-	}
-	err = poll(ctx, 2*time.Millisecond, func() error {
+	err := poll(ctx, 2*time.Millisecond, func() error {
 		conn, err := net.Dial("unix", w.Host.Path(busSocket))
 		if err == nil {
 			_ = conn.Close()
@@ -39,16 +33,25 @@ func (w *World) StartBus(ctx context.Context) error {
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("wait for the system bus: %w\n%s", err, tail(w.Host.Log("dbus-daemon"), 20))
+		return fmt.Errorf("wait for the system bus: %w\n%s", err, tail(w.bus.log(), 20))
 	}
 	return nil
 }
 
-// busFiles writes what a booted machine has: an ID, and a name server, that of the wire.
-func (w *World) busFiles() error {
+// serve prepares the services of a bare host. It writes what a booted machine has: an ID, and a name
+// server, that of the wire.
+func (w *World) serve() error {
+	level := w.options.NMLogLevel
+	if level == "" {
+		level = "INFO"
+	}
+	w.bus = w.service("dbus-daemon", "--system", "--nofork", "--nopidfile", "--nosyslog")
+	w.nm = w.service("NetworkManager", "--debug", "--log-level="+level)
 	for path, text := range map[string]string{
 		"/etc/machine-id":  "0123456789abcdef0123456789abcdef\n",
 		"/etc/resolv.conf": "nameserver " + WireDNS.String() + "\n",
+
+		"/etc/NetworkManager/NetworkManager.conf": nmConf,
 	} {
 		_ = os.Remove(w.Host.Path(path)) // it may be a link to somewhere else
 		if err := os.WriteFile(w.Host.Path(path), []byte(text), 0o644); err != nil {
@@ -59,14 +62,15 @@ func (w *World) busFiles() error {
 }
 
 // RestartBus kills the system bus and starts a new one, and restarts NetworkManager if it was
-// running: it would run on without a bus, for it never connects again (1.42).
+// running: it would run on without a bus, for it never connects again (1.42). On a [Machine] with trixie
+// that is the end of D-Bus activation, and so of much else (systemd 257).
 func (w *World) RestartBus(ctx context.Context) error {
-	stop(w.bus)
-	_ = os.Remove(w.Host.Path(busSocket))
+	followed := w.nm.running()
+	w.bus.kill()
 	if err := w.StartBus(ctx); err != nil {
 		return err
 	}
-	if w.nm == nil {
+	if !followed {
 		return nil
 	}
 	return w.RestartNM(ctx)
@@ -74,19 +78,10 @@ func (w *World) RestartBus(ctx context.Context) error {
 
 // StartNM starts NetworkManager and waits until it answers.
 func (w *World) StartNM(ctx context.Context) error {
-	if err := os.WriteFile(w.Host.Path("/etc/NetworkManager/NetworkManager.conf"), []byte(nmConf), 0o644); err != nil {
+	if err := w.nm.start(); err != nil {
 		return err
 	}
-	level := w.options.NMLogLevel
-	if level == "" {
-		level = "INFO"
-	}
-	var err error
-	w.nm, err = w.Host.Start("NetworkManager", "--debug", "--log-level="+level)
-	if err != nil {
-		return err
-	}
-	err = poll(ctx, 20*time.Millisecond, func() error {
+	err := poll(ctx, 20*time.Millisecond, func() error {
 		_, err := w.Host.RunContext(ctx, "nmcli", "--terse", "--fields", "STATE", "general")
 		return err
 	})
@@ -97,23 +92,10 @@ func (w *World) StartNM(ctx context.Context) error {
 }
 
 // StopNM ends NetworkManager as a shutdown does; it leaves the cards' addresses and routes.
-func (w *World) StopNM() error {
-	if w.nm == nil {
-		return nil
-	}
-	if err := w.nm.Process.Signal(syscall.SIGTERM); err != nil {
-		return err
-	}
-	_ = w.nm.Wait()
-	w.nm = nil
-	return nil
-}
+func (w *World) StopNM() error { return w.nm.stop() }
 
-// KillNM ends NetworkManager as a crash does.
-func (w *World) KillNM() {
-	stop(w.nm)
-	w.nm = nil
-}
+// KillNM ends NetworkManager as a crash does. On a [Machine] systemd starts it again.
+func (w *World) KillNM() { w.nm.kill() }
 
 // RestartNM stops and starts NetworkManager and waits until it answers. It takes up the profiles
 // that were active.
@@ -126,5 +108,5 @@ func (w *World) RestartNM(ctx context.Context) error {
 
 // NMLog is the end of NetworkManager's log, for error messages.
 func (w *World) NMLog() string {
-	return tail(w.Host.Log("NetworkManager"), 40)
+	return tail(w.nm.log(), 40)
 }

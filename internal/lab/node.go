@@ -11,13 +11,15 @@ import (
 )
 
 // Node is a network namespace of a world. The programs started in it see the host's files and
-// processes.
+// processes; those of the nodes around a [Machine] see what is around it instead.
 type Node struct {
 	// Name tells nodes apart in errors.
 	Name string
 
 	world *World
 	ns    *os.File
+	place *place
+	login *login // nil: root, in this process's own control group
 }
 
 // Netns is a path of the node's network namespace that any process of the machine can open.

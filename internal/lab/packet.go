@@ -22,7 +22,9 @@ type Packet struct {
 	Src, Dst         netip.Addr // of ARP the sender's and the target's
 	Proto            uint8      // unix.IPPROTO_*; 0 for ARP
 	SrcPort, DstPort uint16     // of UDP and TCP; 0 otherwise
-	Size             int        // of the whole frame
+	ICMPType         uint8      // of ICMP and ICMPv6, as is ICMPCode; 0 otherwise
+	ICMPCode         uint8
+	Size             int // of the whole frame
 }
 
 // IsARP tells whether the packet is ARP, which is there on any network.
@@ -40,6 +42,9 @@ func (p Packet) String() string {
 	}
 	if p.IsARP() {
 		return fmt.Sprintf("%s ARP %s (%s) for %s, request %t", direction, p.Src, p.SrcMAC, p.Dst, p.ARPRequest)
+	}
+	if p.Proto == unix.IPPROTO_ICMP || p.Proto == unix.IPPROTO_ICMPV6 {
+		return fmt.Sprintf("%s %s > %s ICMP type %d code %d, %d bytes", direction, p.Src, p.Dst, p.ICMPType, p.ICMPCode, p.Size)
 	}
 	return fmt.Sprintf("%s %s > %s proto %d, %d bytes", direction,
 		netip.AddrPortFrom(p.Src, p.SrcPort), netip.AddrPortFrom(p.Dst, p.DstPort), p.Proto, p.Size)
@@ -78,6 +83,9 @@ func parsePacket(frame []byte) (Packet, bool) {
 	}
 	if (p.Proto == unix.IPPROTO_UDP || p.Proto == unix.IPPROTO_TCP) && len(payload) >= 4 {
 		p.SrcPort, p.DstPort = binary.BigEndian.Uint16(payload), binary.BigEndian.Uint16(payload[2:])
+	}
+	if (p.Proto == unix.IPPROTO_ICMP || p.Proto == unix.IPPROTO_ICMPV6) && len(payload) >= 2 {
+		p.ICMPType, p.ICMPCode = payload[0], payload[1]
 	}
 	return p, true
 }

@@ -34,15 +34,39 @@ func Start(t testing.TB, kind Kind, options Options) (context.Context, *World) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	closeAfter(t, w)
+	return ctx, w
+}
+
+// StartMachine is [Boot] for a test, as [Start] is New. The minute starts when there is an image.
+func StartMachine(t testing.TB, release Debian, kind Kind, options Options) (context.Context, *Machine) {
+	t.Helper()
+	RequireRoot(t)
+	if _, err := release.image(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	t.Cleanup(cancel)
+	m, err := Boot(ctx, release, kind, options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	closeAfter(t, m.World)
+	return ctx, m
+}
+
+func closeAfter(t testing.TB, w *World) {
 	t.Cleanup(func() {
 		if t.Failed() && w.nm != nil {
 			t.Logf("NetworkManager's log ends so:\n%s", w.NMLog())
+		}
+		if t.Failed() && w.booted {
+			t.Logf("the daemon's log ends so:\n%s", tail(w.service("uplaned").log(), 60))
 		}
 		if err := w.Close(); err != nil {
 			t.Errorf("close the world: %v", err)
 		}
 	})
-	return ctx, w
 }
 
 // insideVar tells a test process that it runs in a world's host.

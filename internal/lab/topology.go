@@ -55,14 +55,14 @@ var plans = map[Kind]plan{
 // wireUp makes the nodes around the host, connects them, and starts their servers.
 func (w *World) wireUp(ctx context.Context) error {
 	plan := plans[w.kind]
-	nodes := map[string]*Node{"host": w.Host.Node}
+	nodes := map[string]*Node{}
 	for _, name := range []string{"wire", "wifi", "wifi2", "inet"} {
 		ns, err := newNetns()
 		if err != nil {
 			return err
 		}
 		w.keep(ns)
-		nodes[name] = &Node{Name: name, world: w, ns: ns}
+		nodes[name] = w.newNode(name, ns)
 	}
 	// The switch of a twin world is the wire's.
 	wifiSwitch := nodes["wifi"]
@@ -80,18 +80,16 @@ func (w *World) wireUp(ctx context.Context) error {
 	}
 	w.Wifi2 = &Router{Node: nodes["wifi2"], LAN: plan.wifi2, Public: Wifi2Public}
 
-	cables := []cable{
-		{"host", Wired, WiredMAC, "wire", Wired},
-		{"host", WiFi, WiFiMAC, wifiSwitch.Name, WiFi},
-		{"wifi2", "lan", "52:54:00:00:50:02", wifiSwitch.Name, "wifi2"},
-		{"wire", "inet", "52:54:00:00:51:01", "inet", "wire"},
-		{"wifi", "inet", "52:54:00:00:51:02", "inet", "wifi"},
-		{"wifi2", "inet", "52:54:00:00:51:03", "inet", "wifi2"},
-	}
+	cables := append(w.cards(),
+		cable{nodes["wifi2"], "lan", "52:54:00:00:50:02", wifiSwitch, "wifi2"},
+		cable{nodes["wire"], "inet", "52:54:00:00:51:01", nodes["inet"], "wire"},
+		cable{nodes["wifi"], "inet", "52:54:00:00:51:02", nodes["inet"], "wifi"},
+		cable{nodes["wifi2"], "inet", "52:54:00:00:51:03", nodes["inet"], "wifi2"},
+	)
 	if w.kind == Twin {
-		cables = append(cables, cable{"wifi", "lan", "52:54:00:00:50:01", "wire", "wifi"})
+		cables = append(cables, cable{nodes["wifi"], "lan", "52:54:00:00:50:01", nodes["wire"], "wifi"})
 	}
-	if err := w.plug(nodes, cables); err != nil {
+	if err := w.plug(cables); err != nil {
 		return err
 	}
 
@@ -121,25 +119,39 @@ func (w *World) wireUp(ctx context.Context) error {
 	return w.Wifi.startDHCP(ctx, DHCP{Address: plan.wireless, Router: plan.wifi.Addr(), DNS: []netip.Addr{WifiDNS}})
 }
 
+// cards are the cables of the host's cards.
+func (w *World) cards() []cable {
+	var cables []cable
+	for _, g := range []*Gateway{w.Wire, w.Wifi} {
+		cables = append(cables, cable{w.Host.Node, g.NIC, g.mac, g.port, g.NIC})
+	}
+	return cables
+}
+
 // cable is a veth between two nodes. The MAC is that of the first end.
 type cable struct {
-	node, dev, mac   string
-	toNode, toDevice string
+	node     *Node
+	dev, mac string
+	to       *Node
+	toDev    string
 }
 
 // plug makes all cables with one process. It names the namespaces by descriptors that it passes on:
 // their paths in this process's /proc mean nothing in the world's.
-func (w *World) plug(nodes map[string]*Node, cables []cable) error {
+func (w *World) plug(cables []cable) error {
 	files := []*os.File{}
-	path := map[string]string{}
-	for name, node := range nodes {
-		path[name] = fmt.Sprintf("/proc/self/fd/%d", 3+len(files))
-		files = append(files, node.ns)
+	paths := map[*Node]string{}
+	path := func(n *Node) string {
+		if paths[n] == "" {
+			paths[n] = fmt.Sprintf("/proc/self/fd/%d", 3+len(files))
+			files = append(files, n.ns)
+		}
+		return paths[n]
 	}
 	var batch strings.Builder
 	for _, c := range cables {
 		fmt.Fprintf(&batch, "link add name %s address %s netns %s type veth peer name %s netns %s\n",
-			c.dev, c.mac, path[c.node], c.toDevice, path[c.toNode])
+			c.dev, c.mac, path(c.node), c.toDev, path(c.to))
 	}
 	cmd := w.Inet.Command("ip", "-batch", "-")
 	cmd.Stdin = strings.NewReader(batch.String())

@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -18,7 +16,7 @@ import (
 // Uplane is our own software in a world's host.
 type Uplane struct {
 	world  *World
-	daemon *Cmd
+	daemon service
 	logged int // what earlier daemons logged, bytes
 }
 
@@ -45,90 +43,81 @@ func Build(dir string, flags ...string) error {
 	return nil
 }
 
-// Install puts the binaries of a folder, and what comes with them, into the host.
+// Install puts the binaries of a folder, and what comes with them, into the host by "make install",
+// and has the bus and NetworkManager, on a [Machine] systemd too, read what is new to them.
 func (w *World) Install(bin string) (*Uplane, error) {
+	bin, err := filepath.Abs(bin)
+	if err != nil {
+		return nil, err
+	}
 	root, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "uplane").Output()
 	if err != nil {
 		return nil, fmt.Errorf("find the module: %w", err)
 	}
-	packaging := filepath.Join(strings.TrimSpace(string(root)), "packaging")
-	for from, to := range map[string]string{
-		filepath.Join(bin, "uplane"):  "/usr/bin/uplane",
-		filepath.Join(bin, "uplaned"): "/usr/sbin/uplaned",
+	// As a package's build does, with the binaries that are there ("-o build").
+	make := exec.Command("make", "--silent", "-o", "build", "install", "BIN="+bin, "DESTDIR="+w.Host.Path("/"))
+	make.Dir = strings.TrimSpace(string(root))
+	if out, err := make.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("make install: %w: %s", err, out)
+	}
+	if err := w.reload(); err != nil {
+		return nil, err
+	}
+	return &Uplane{world: w, daemon: w.service("uplaned")}, nil
+}
 
-		filepath.Join(packaging, "dbus/org.uplane.Uplane1.conf"):  "/usr/share/dbus-1/system.d/org.uplane.Uplane1.conf",
-		filepath.Join(packaging, "networkmanager/90-uplane.conf"): "/etc/NetworkManager/conf.d/90-uplane.conf",
-		filepath.Join(packaging, "iproute2/uplane.conf"):          "/etc/iproute2/rt_protos.d/uplane.conf",
-	} {
-		if err := copyFile(from, w.Host.Path(to)); err != nil {
-			return nil, err
+// reload has what runs in the host read the files that are new.
+func (w *World) reload() error {
+	if w.booted {
+		for _, args := range [][]string{{"daemon-reload"}, {"reload", "dbus", "NetworkManager"}, {"enable", "uplaned"}} {
+			if _, err := w.Host.Run("systemctl", args...); err != nil {
+				return err
+			}
 		}
+		return nil
 	}
 	conn, err := dbus.Connect(w.Host.DBusAddress())
 	if err != nil {
-		return nil, fmt.Errorf("connect to the host's bus: %w", err)
+		return fmt.Errorf("connect to the host's bus: %w", err)
 	}
 	defer conn.Close()
 	if err := conn.BusObject().Call("org.freedesktop.DBus.ReloadConfig", 0).Err; err != nil {
-		return nil, fmt.Errorf("make the bus read its policy: %w", err)
+		return fmt.Errorf("make the bus read its policy: %w", err)
 	}
-	if out, err := w.Host.Run("nmcli", "general", "reload", "conf"); err != nil {
-		return nil, fmt.Errorf("make NetworkManager read its configuration: %w: %s", err, out)
-	}
-	return &Uplane{world: w}, nil
-}
-
-func copyFile(from, to string) error {
-	src, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-	defer src.Close()
-	info, err := src.Stat()
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
-		return err
-	}
-	dst, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, info.Mode().Perm())
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(dst, src)
-	return errors.Join(err, dst.Close())
+	_, err = w.Host.Run("nmcli", "general", "reload", "conf")
+	return err
 }
 
 // Start starts the daemon and waits until it answers on the bus.
 func (u *Uplane) Start(ctx context.Context) error {
 	u.logged = len(u.Log())
-	cmd, err := u.world.Host.Start("uplaned")
-	if err != nil {
+	if err := u.daemon.start(); err != nil {
 		return err
 	}
-	u.daemon = cmd
 	for {
 		if _, err := u.Run(ctx, "list"); err == nil {
 			return nil
 		}
-		if ctx.Err() != nil || cmd.ProcessState != nil {
+		if ctx.Err() != nil || !u.daemon.running() {
 			return fmt.Errorf("uplaned does not answer: %s", u.Log())
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
 }
 
-// Kill ends the daemon as a crash does.
-func (u *Uplane) Kill() {
-	_ = u.daemon.Process.Kill()
-	_ = u.daemon.Wait()
+// Kill ends the daemon as a crash does. On a [Machine] systemd starts it again.
+func (u *Uplane) Kill() { u.daemon.kill() }
+
+// PID is the daemon's process ID outside of the world; 0 on a [Machine].
+func (u *Uplane) PID() int {
+	if p, ok := u.daemon.(*process); ok && p.cmd != nil {
+		return p.cmd.Process.Pid
+	}
+	return 0
 }
 
-// PID is the daemon's process ID outside of the world.
-func (u *Uplane) PID() int { return u.daemon.Process.Pid }
-
 // Log is what the daemon has logged.
-func (u *Uplane) Log() string { return u.world.Host.Log("uplaned") }
+func (u *Uplane) Log() string { return u.daemon.log() }
 
 // Applied counts the operations that the present daemon has carried out.
 func (u *Uplane) Applied() int { return strings.Count(u.Log()[u.logged:], "msg=applied") }

@@ -23,7 +23,8 @@ const (
 
 // Options change what [New] builds; the zero value is good.
 type Options struct {
-	// NoNM leaves D-Bus and NetworkManager out: the cards stay down and without addresses.
+	// NoNM leaves D-Bus and NetworkManager out: the cards stay down and without addresses. Not for
+	// [Boot].
 	NoNM bool
 	// NMLogLevel is NetworkManager's log level; INFO if empty.
 	NMLogLevel string
@@ -51,7 +52,8 @@ type World struct {
 	kind    Kind
 	options Options
 	holder  *holder
-	bus, nm *Cmd
+	booted  bool // its host is a [Machine]'s
+	bus, nm service
 
 	mu      sync.Mutex
 	running []*Cmd
@@ -60,39 +62,52 @@ type World struct {
 }
 
 // needs are the programs that a world starts and that "make setup" installs.
-func needs(kind Kind, options Options) []string {
-	if kind == Bare {
-		return []string{"ip"}
+func needs(kind Kind, options Options, image string) []string {
+	programs := []string{"ip"}
+	if kind != Bare {
+		programs = append(programs, "nft", "dnsmasq")
 	}
-	if options.NoNM {
-		return []string{"ip", "nft", "dnsmasq"}
+	switch {
+	case image != "":
+		programs = append(programs, "systemd-nspawn")
+	case kind != Bare && !options.NoNM:
+		programs = append(programs, "dbus-daemon", "NetworkManager", "nmcli")
 	}
-	return []string{"ip", "nft", "dnsmasq", "dbus-daemon", "NetworkManager", "nmcli"}
+	return programs
 }
 
 // New builds a world. When it returns, NetworkManager answers, and has no profile yet: see
 // [World.Connect]. The context bounds the building only; the world lives until Close.
 func New(ctx context.Context, kind Kind, options Options) (*World, error) {
+	w, err := newWorld(kind, options, "")
+	if err != nil {
+		return nil, err
+	}
+	if err := w.build(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("build a lab world: %w", err), w.Close())
+	}
+	return w, nil
+}
+
+// newWorld makes the place of a world, with the disk of a machine over an image if one is named.
+func newWorld(kind Kind, options Options, image string) (*World, error) {
 	if os.Getuid() != 0 {
 		return nil, errors.New("a lab world needs root")
 	}
 	if every := options.RenewEvery; every != 0 && every < QuickRenewal {
 		return nil, fmt.Errorf("renewals every %v: the DHCP server can't do less than %v", every, QuickRenewal)
 	}
-	for _, name := range needs(kind, options) {
+	for _, name := range needs(kind, options, image) {
 		if _, err := lookPath(name); err != nil {
 			return nil, fmt.Errorf("%w: run \"make setup\"", err)
 		}
 	}
-	holder, err := newHolder()
+	holder, err := newHolder(image)
 	if err != nil {
 		return nil, err
 	}
 	w := &World{kind: kind, options: options, holder: holder}
-	w.Host = &Host{Node: &Node{Name: "host", world: w, ns: holder.net}}
-	if err := w.build(ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("build a lab world: %w", err), w.Close())
-	}
+	w.Host = &Host{Node: w.newNode("host", holder.net)}
 	return w, nil
 }
 
@@ -103,7 +118,7 @@ func (w *World) build(ctx context.Context) error {
 	if w.kind == Bare {
 		return nil
 	}
-	if err := w.wireUp(ctx); err != nil {
+	if err := errors.Join(w.wireUp(ctx), w.serve()); err != nil {
 		return err
 	}
 	if w.options.NoNM {
@@ -113,6 +128,10 @@ func (w *World) build(ctx context.Context) error {
 		return err
 	}
 	return w.StartNM(ctx)
+}
+
+func (w *World) newNode(name string, ns *os.File) *Node {
+	return &Node{Name: name, world: w, ns: ns, place: w.holder.place}
 }
 
 // setUpHost gives the host the settings of a fresh machine, whatever this one's are: a new network
@@ -182,11 +201,3 @@ func (w *World) reaped(c *Cmd) {
 }
 
 var errClosed = errors.New("the world is closed")
-
-// stop ends a program the hard way and waits until it is gone.
-func stop(cmd *Cmd) {
-	if cmd != nil && cmd.Process != nil {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	}
-}

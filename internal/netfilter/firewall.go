@@ -19,6 +19,7 @@ type Firewall struct {
 	backend
 	generation uint32 // the kernel's, when have was read; 0: never
 	have       []observed
+	following
 }
 
 // backend is one way to the kernel. The two differ in where the chains live and in what they fork.
@@ -30,6 +31,9 @@ type backend interface {
 	// Created lists what iptables-nft made on our behalf and nobody else had: tables ("filter") and base chains
 	// ("filter FORWARD"). Kept across restarts and handed to Open, it lets the last deletion leave no trace.
 	Created() []string
+	// Missing lists what a write would make of these now. The caller keeps it together with Created before it writes,
+	// so that even a crash in between leaves no trace in the end.
+	Missing() ([]string, error)
 
 	read() ([]observed, error)
 	write([]change) error
@@ -71,9 +75,10 @@ func Open(mode string, created []string) (*Firewall, error) {
 }
 
 // Observe returns every chain of ours in filter, mangle and nat, sorted by table and name. While nothing changes it
-// costs one netlink round trip (0.1 ms; legacy iptables: a fork, 1.3 ms). It never creates a table.
+// costs one netlink round trip (0.1 ms; legacy iptables: a fork, 1.3 ms), and nothing while Follow runs. It never
+// creates a table.
 func (f *Firewall) Observe() ([]policy.Chain, error) {
-	have, err := f.observe()
+	have, err := f.followed(f.observe)
 	if err != nil {
 		return nil, err
 	}
@@ -106,19 +111,21 @@ func (f *Firewall) observe() ([]observed, error) {
 }
 
 // Apply creates or replaces the chains in want, with the jump to each as the only one and the first of its hook, and
-// deletes those in gone; what is so already is not touched. A table changes in one step or not at all. Rules and
-// chains of others keep place and counters; only rules that jump to our chains go with them.
+// deletes those in gone; what is so already is not touched. Without any in want it also takes away what Created names
+// and nobody uses. A table changes in one step or not at all. Rules and chains of others keep place and counters; only
+// rules that jump to our chains go with them.
 func (f *Firewall) Apply(want, gone []policy.Chain) error {
 	have, err := f.observe()
 	if err != nil {
 		return err
 	}
+	defer f.moved.Store(true) // the event comes later
 	if changes := changes(have, want, gone); len(changes) > 0 {
 		if err := f.write(changes); err != nil {
 			return err
 		}
 	}
-	if len(gone) > 0 {
+	if len(gone) > 0 || len(want) == 0 {
 		return f.sweep()
 	}
 	return nil

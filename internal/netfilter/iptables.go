@@ -58,6 +58,13 @@ func (t *iptablesBackend) Name() string {
 
 func (t *iptablesBackend) Events() bool { return t.nft }
 
+func (t *iptablesBackend) Missing() ([]string, error) {
+	if !t.nft {
+		return nil, nil // legacy tables are modules, and stay
+	}
+	return t.missing()
+}
+
 func (t *iptablesBackend) read() ([]observed, error) {
 	if t.nft {
 		// Without the tables there is nothing to fork for.

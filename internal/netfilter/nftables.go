@@ -49,6 +49,8 @@ func (nftablesBackend) Name() string      { return "nftables" }
 func (nftablesBackend) Events() bool      { return true }
 func (nftablesBackend) Created() []string { return nil } // the table is ours by its name
 
+func (nftablesBackend) Missing() ([]string, error) { return nil, nil }
+
 func (n nftablesBackend) read() ([]observed, error) {
 	conn, err := nftables.New()
 	if err != nil {

@@ -18,6 +18,33 @@ type scaffold struct {
 // Created lists the tables and base chains that were not there before our first write to them.
 func (s *scaffold) Created() []string { return slices.Clone(s.created) }
 
+// builtin are the base chains that iptables makes in a table, at once or when the first rule comes.
+var builtin = map[string][]string{
+	"filter": {"INPUT", "FORWARD", "OUTPUT"},
+	"mangle": {"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"},
+	"nat":    {"PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"},
+}
+
+// missing lists the tables and base chains that iptables would make.
+func (s *scaffold) missing() ([]string, error) {
+	there, err := listScaffold()
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, table := range tables {
+		if !slices.Contains(there, table) {
+			out = append(out, table)
+		}
+		for _, chain := range builtin[table] {
+			if name := (object{table, chain}).String(); !slices.Contains(there, name) {
+				out = append(out, name)
+			}
+		}
+	}
+	return out, nil
+}
+
 // record runs write and notes what it put up, also when it failed: an earlier table may have been committed.
 func (s *scaffold) record(write func() error) error {
 	before, err := listScaffold()

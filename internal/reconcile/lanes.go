@@ -58,8 +58,8 @@ func (l *Loop) Up(ctx context.Context, name string, changes map[string]any) (Sta
 // Down takes a lane down until it is wanted up, or the next boot.
 func (l *Loop) Down(ctx context.Context, name string) (Status, error) {
 	return l.change(ctx, name, removalPasses, func() error {
-		if !l.exists(name) {
-			return fmt.Errorf("%s: %w", name, ErrNoLane)
+		if err := l.exists(name); err != nil {
+			return err
 		}
 		if owner, ok := l.lanes.owner[name]; ok {
 			return fmt.Errorf("%s is NetworkManager's: %w: nmcli connection down %s", name, errProfile, quote(owner))
@@ -71,8 +71,8 @@ func (l *Loop) Down(ctx context.Context, name string) (Status, error) {
 // Remove takes a lane down and deletes its file and all that is remembered of it.
 func (l *Loop) Remove(ctx context.Context, name string) error {
 	_, err := l.change(ctx, name, removalPasses, func() error {
-		if !l.exists(name) {
-			return fmt.Errorf("%s: %w", name, ErrNoLane)
+		if err := l.exists(name); err != nil {
+			return err
 		}
 		owner, profile := l.lanes.owner[name]
 		if profile && !slices.ContainsFunc(l.config.Lanes, func(c config.Lane) bool { return c.Name == name }) && l.config.Broken[name] == nil {
@@ -88,9 +88,9 @@ func (l *Loop) Remove(ctx context.Context, name string) error {
 
 // Reload reads the configuration again and returns what is wrong with it.
 func (l *Loop) Reload(ctx context.Context) (errs []error, err error) {
-	_, err = l.change(ctx, "", 1, func() error {
+	err = l.do(ctx, func() {
 		errs = l.readConfig()
-		return nil
+		l.passes(1)
 	})
 	return errs, err
 }
@@ -103,7 +103,7 @@ func (l *Loop) Plan(ctx context.Context, name string) (lines []string, err error
 		lane, ok := l.lanes.known[name]
 		if !ok {
 			if err = l.lanes.broken[name]; err == nil {
-				err = fmt.Errorf("%s: %w", name, ErrNoLane)
+				err = l.exists(name)
 			}
 			return
 		}
@@ -141,13 +141,7 @@ func (l *Loop) change(ctx context.Context, name string, passes int, f func() err
 			return
 		}
 		l.readConfig()
-		again := time.Duration(0)
-		for range passes {
-			again = l.pass()
-		}
-		if again > 0 {
-			l.Poke()
-		}
+		l.passes(passes)
 		st = l.statuses[name]
 	})
 	if derr != nil {
@@ -156,10 +150,28 @@ func (l *Loop) change(ctx context.Context, name string, passes int, f func() err
 	return st, err
 }
 
-func (l *Loop) exists(name string) bool {
+// passes makes n of them, and has the loop make the next if there is need.
+func (l *Loop) passes(n int) {
+	again := time.Duration(0)
+	for range n {
+		again = l.pass()
+	}
+	if again > 0 {
+		l.Poke()
+	}
+}
+
+// exists returns nil when there is a lane of this name, sound or broken.
+func (l *Loop) exists(name string) error {
+	if err := policy.CheckLaneName(name); err != nil {
+		return err
+	}
 	_, known := l.lanes.known[name]
 	_, broken := l.lanes.broken[name]
-	return known || broken
+	if !known && !broken {
+		return fmt.Errorf("%s: %w", name, ErrNoLane)
+	}
+	return nil
 }
 
 // readConfig loads the configuration; what is wrong with it is logged and

@@ -2,6 +2,7 @@ package reconcile
 
 import (
 	"errors"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strconv"
@@ -84,8 +85,20 @@ func (m *memory) forget(name string) error {
 
 // before notes what ops will change on the host and a later removal, maybe by
 // another daemon after a crash, has to put back.
-func (m *memory) before(ops []policy.Op, v *view, k Kernel) error {
+func (m *memory) before(ops []policy.Op, v *view, k Kernel, f Firewall) error {
 	changed := false
+	if slices.ContainsFunc(ops, func(op policy.Op) bool { return isChain(op) && op.Verb != policy.Remove }) {
+		missing, err := f.Missing()
+		if err != nil {
+			return err
+		}
+		for _, name := range missing {
+			if !slices.Contains(m.run.Tables, name) {
+				m.run.Tables = append(m.run.Tables, name)
+				changed = true
+			}
+		}
+	}
 	for _, op := range ops {
 		switch o := op.Object.(type) {
 		case policy.Bridge:
@@ -106,7 +119,7 @@ func (m *memory) before(ops []policy.Op, v *view, k Kernel) error {
 			if op.Verb != policy.Add {
 				continue
 			}
-			for _, dir := range k.MissingDirs() {
+			for _, dir := range k.MissingDirs(o.Name) {
 				if !slices.Contains(m.run.Directories, dir) {
 					m.run.Directories = append(m.run.Directories, dir)
 					changed = true
@@ -188,16 +201,33 @@ func (m *memory) afterRun(v *view, lanes *lanes, tables []string, k Kernel, clea
 				changed = true
 			}
 		}
-		if len(v.lanes) == 0 && len(m.run.Directories) > 0 {
-			for _, dir := range m.run.Directories {
-				k.RemoveDir(dir)
-			}
-			m.run.Directories = nil
-			changed = true
-		}
+		changed = m.removeDirs(v.lanes, k) || changed
 	}
 	if !changed {
 		return nil
 	}
 	return m.runs.Set(m.run)
+}
+
+// removeDirs removes the folders that were made for lanes and serve none any
+// more, and tells whether there were such.
+func (m *memory) removeDirs(lanes []policy.LaneStatus, k Kernel) bool {
+	serves := func(dir string) bool {
+		if filepath.Dir(dir) != policy.EtcNetns {
+			return len(lanes) > 0
+		}
+		return slices.ContainsFunc(lanes, func(st policy.LaneStatus) bool { return st.Lane.Name == filepath.Base(dir) })
+	}
+	var kept []string
+	for _, dir := range slices.Backward(m.run.Directories) { // what is in a folder before it
+		if serves(dir) {
+			kept = append(kept, dir)
+		} else {
+			k.RemoveDir(dir)
+		}
+	}
+	slices.Reverse(kept)
+	removed := len(kept) < len(m.run.Directories)
+	m.run.Directories = kept
+	return removed
 }

@@ -20,9 +20,10 @@ type Kernel interface {
 	Observe(sysctls []string) (policy.State, *policy.Host, error)
 	Apply(policy.Op) error
 	RemoveLinks(names []string) error
+	Glance() (defaults []policy.HostRoute, ok bool)
 	Fresh(link string) bool
 	Sysctl(key string) (value string, ok bool)
-	MissingDirs() []string
+	MissingDirs(lane string) []string
 	RemoveDir(dir string)
 	Invalidate()
 }
@@ -32,6 +33,7 @@ type Firewall interface {
 	Observe() ([]policy.Chain, error)
 	Apply(want, gone []policy.Chain) error
 	Created() []string
+	Missing() ([]string, error)
 }
 
 // Trigger makes the loop look again. It exists before the loop does, for
@@ -101,22 +103,48 @@ func New(o Options) *Loop {
 // lanes stay as they are then.
 func (l *Loop) Run(ctx context.Context) error {
 	l.readConfig()
-	l.Poke()
+	l.awaitUplinks(ctx)
 	timer := time.NewTimer(time.Hour)
-	timer.Stop()
+	look := func() {
+		timer.Stop()
+		if again := l.pass(); again > 0 {
+			timer.Reset(again)
+		}
+	}
+	if ctx.Err() == nil {
+		look() // before any call: until then no lane has a status
+	}
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case call := <-l.calls:
 			call()
-			continue
 		case <-l.Trigger:
+			look()
 		case <-timer.C:
+			look()
 		}
-		timer.Stop()
-		if again := l.pass(); again > 0 {
-			timer.Reset(again)
+	}
+}
+
+// firstWord is how long NetworkManager may take to speak when the daemon
+// starts. It takes some ten milliseconds; where it does not run, lanes wait.
+const firstWord = time.Second
+
+// awaitUplinks lets NetworkManager speak before the first pass. Lanes that
+// nothing is remembered of, and whose uplink is therefore unknown until then,
+// would lose their connections for a moment. What is not built can't leak, and
+// what is built has its floor.
+func (l *Loop) awaitUplinks(ctx context.Context) {
+	deadline := time.After(firstWord)
+	for !l.Uplinks().Known {
+		select {
+		case <-l.Trigger:
+		case <-deadline:
+			return
+		case <-ctx.Done():
+			return
 		}
 	}
 }
@@ -216,6 +244,9 @@ func (l *Loop) uplinks(v *view) []policy.Uplink {
 // pass makes one comparison and carries out what it finds. It returns after
 // what time to look again without a poke; 0: never.
 func (l *Loop) pass() (again time.Duration) {
+	start, operations := time.Now(), 0
+	defer func() { l.Log.Debug("pass", "took", time.Since(start), "operations", operations) }()
+	l.hurry()
 	v, err := l.look()
 	if err != nil {
 		l.Log.Error("observe", "error", err)
@@ -224,8 +255,9 @@ func (l *Loop) pass() (again time.Duration) {
 	}
 	ops, wait, undone := l.fights.hold(policy.Diff(v.have, v.want), l.converged, v.managed)
 	ops = append(v.released, ops...)
+	operations = len(ops)
 	if len(ops) > 0 {
-		if err := l.memory.before(ops, v, l.Kernel); err != nil {
+		if err := l.memory.before(ops, v, l.Kernel, l.Firewall); err != nil {
 			l.Log.Error("save state", "error", err)
 			l.publish(v, map[string]string{"": err.Error()}, nil)
 			return l.backoff()
@@ -240,6 +272,12 @@ func (l *Loop) pass() (again time.Duration) {
 		wait = l.backoff()
 	}
 	clean := len(ops) == 0 && len(undone) == 0
+	if clean && len(v.lanes) == 0 && len(l.Firewall.Created()) > 0 {
+		// A daemon that died between our last chain's end and its table's left that.
+		if err := l.Firewall.Apply(nil, nil); err != nil {
+			l.Log.Warn("remove empty tables", "error", err)
+		}
+	}
 	if err := l.memory.after(v, &l.lanes, l.Firewall.Created(), l.Kernel, clean); err != nil {
 		l.Log.Error("save state", "error", err)
 	}

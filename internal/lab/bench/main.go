@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -116,6 +117,9 @@ func run() error {
 	if *only != "" {
 		fmt.Print(text)
 		return nil
+	}
+	if err := os.MkdirAll(filepath.Dir(*out), 0o755); err != nil {
+		return err
 	}
 	return os.WriteFile(*out, []byte(text), 0o644)
 }

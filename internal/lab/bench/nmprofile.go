@@ -23,7 +23,8 @@ func (s *site) nmProfile() (nmProfile, error) {
 	return nmProfile{h}, err
 }
 
-// setGateway changes the profile's gateway; nothing else changes after the first time.
+// setGateway has NetworkManager change the profile's gateway, and does not wait;
+// nothing else changes after the first time.
 func (p nmProfile) setGateway(gateway netip.Addr) error {
 	_, err := p.ask(gateway.String())
 	return err
@@ -53,6 +54,7 @@ func profile(args []string) error {
 	}
 	for _, old := range []string{"addresses", "routes", "route-data"} {
 		delete(ip4, old)
+		delete(settings["ipv6"], old) // of types that the library does not write again
 	}
 	ip4["method"] = dbus.MakeVariant("manual")
 	ip4["address-data"] = dbus.MakeVariant([]map[string]dbus.Variant{{
@@ -62,7 +64,8 @@ func profile(args []string) error {
 	ip4["dns"] = dbus.MakeVariant([]uint32{binary.NativeEndian.Uint32(dns[:])})
 	return answer(func(gateway string) (string, error) {
 		ip4["gateway"] = dbus.MakeVariant(gateway)
-		return "done", device.Call(nmName+".Device.Reapply", 0, settings, uint64(0), uint32(0)).Err
+		// Whoever waited for the answer would wake up just when the contenders need the processors.
+		return "done", device.Call(nmName+".Device.Reapply", dbus.FlagNoReplyExpected, settings, uint64(0), uint32(0)).Err
 	})
 }
 

@@ -21,7 +21,6 @@ import (
 type observer struct {
 	mu      sync.Mutex
 	events  []event
-	more    chan struct{} // has a value when events came
 	closing chan struct{}
 	closed  chan struct{}
 }
@@ -49,7 +48,7 @@ var observed = []int{
 
 // observe listens in the host of w until close.
 func observe(w *lab.World) (*observer, error) {
-	o := &observer{more: make(chan struct{}, 1), closing: make(chan struct{}), closed: make(chan struct{})}
+	o := &observer{closing: make(chan struct{}), closed: make(chan struct{})}
 	ready := make(chan error, 1)
 	go func() {
 		defer close(o.closed)
@@ -122,10 +121,6 @@ func (o *observer) record(fd int) {
 			o.events = append(o.events, e)
 		}
 		o.mu.Unlock()
-		select {
-		case o.more <- struct{}{}:
-		default:
-		}
 	}
 }
 
@@ -194,17 +189,15 @@ func (e event) gets(table uint32, gateway netip.Addr) bool {
 }
 
 // wait returns when table got a default by gateway since reset; false if it does not within limit.
+// It looks rarely, so as not to be in the contenders' way.
 func (o *observer) wait(table uint32, gateway netip.Addr, limit time.Duration) (time.Time, bool) {
-	timeout := time.After(limit)
-	for {
+	for start := time.Now(); ; time.Sleep(20 * time.Millisecond) {
 		for _, e := range o.seen() {
 			if e.gets(table, gateway) {
 				return e.at, true
 			}
 		}
-		select {
-		case <-o.more:
-		case <-timeout:
+		if time.Since(start) > limit {
 			return time.Time{}, false
 		}
 	}

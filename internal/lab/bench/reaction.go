@@ -16,7 +16,8 @@ const (
 	changesEach   = 40  // of the gateway, for every contender
 	floorFactor   = 2.0
 	scriptFactor  = 15.0
-	reactionLimit = 2 * time.Second
+	reactionLimit = 500 * time.Millisecond // who has not followed by then does not
+	changeLimit   = 10 * time.Second       // for NetworkManager to make a change, on a loaded machine
 	settleTime    = 120 * time.Millisecond // for what a contender has to catch up with, and for NetworkManager
 )
 
@@ -34,7 +35,7 @@ func reaction(b *bench) (section, error) {
 		title: "Reaction to another gateway",
 		how: fmt.Sprintf(`From the moment when the kernel's main table gets the uplink's new default to the moment when the contender's own
 table has it. Both are stamped by one rtnetlink socket on a real-time thread. The contenders take turns, change by
-change, and the others are stopped meanwhile (SIGSTOP; the script is taken out of dispatcher.d).
+change, and the others are stopped meanwhile (SIGSTOP; the script is taken out of dispatcher.d, where ifupdown's is not either).
 
 - **Uplane**: uplaned with one lane, table %d.
 - **floor**: a program that does nothing but hear of the route and copy it by one RouteReplace on an open socket.
@@ -131,7 +132,7 @@ func (b *bench) profileChanges() ([]*contender, error) {
 				if err := profile.setGateway(gateway); err != nil {
 					return err
 				}
-				return c.measure(o, gateway, reactionLimit)
+				return c.measure(o, gateway, changeLimit)
 			})
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", c.name, err)

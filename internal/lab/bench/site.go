@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"os"
 	"strings"
 	"syscall"
 	"time"
@@ -39,6 +40,8 @@ func (b *bench) newSite(renew time.Duration) (*site, error) {
 		s.close()
 		return nil, err
 	}
+	// Debian's script of ifupdown's would have NetworkManager start a shell in the midst of every change.
+	_ = os.Remove(w.Host.Path("/etc/NetworkManager/dispatcher.d/01-ifupdown"))
 	if s.bus, err = dbus.Connect(w.Host.DBusAddress()); err != nil {
 		s.close()
 		return nil, err

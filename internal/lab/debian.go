@@ -1,0 +1,92 @@
+package lab
+
+import (
+	"context"
+	"crypto/sha256"
+	_ "embed"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Debian is a release that a [Machine] runs, by its name.
+type Debian string
+
+// The releases that Uplane is tested on.
+const (
+	Bookworm Debian = "bookworm"
+	Trixie   Debian = "trixie"
+)
+
+//go:embed debian.sh
+var recipe string
+
+// image returns the folder with the release's image, and makes it when there is none. It is in the
+// user's cache, under a name that changes with the recipe, and nothing writes to it any more.
+func (d Debian) image(ctx context.Context) (string, error) {
+	// Enough for slow mirrors, and to wait for another process that makes it.
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
+	defer cancel()
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return "", fmt.Errorf("find a folder for machine images: %w", err)
+	}
+	image := filepath.Join(cache, "uplane", fmt.Sprintf("%s-%x", d, sha256.Sum256([]byte(recipe)))[:len(d)+9])
+	if exists(image) {
+		return image, nil
+	}
+	if _, err := lookPath("mmdebstrap"); err != nil {
+		return "", fmt.Errorf("%w: run \"make setup\"", err)
+	}
+	if err := os.MkdirAll(filepath.Dir(image), 0o755); err != nil {
+		return "", err
+	}
+	lock, err := os.OpenFile(image+".lock", os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return "", err
+	}
+	defer lock.Close()
+	err = poll(ctx, 100*time.Millisecond, func() error {
+		return unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	})
+	if err != nil {
+		return "", fmt.Errorf("wait for another process to make %s: %w", image, err)
+	}
+	if exists(image) {
+		return image, nil
+	}
+	return image, d.make(ctx, image, lock)
+}
+
+func (d Debian) make(ctx context.Context, image string, lock *os.File) error {
+	fmt.Fprintf(os.Stderr, "lab: making a %s image for test machines, once, in about a minute: %s\n", d, image)
+	start := time.Now()
+	unfinished := image + ".new"
+	if err := os.RemoveAll(unfinished); err != nil {
+		return err
+	}
+	// In namespaces of its own: mmdebstrap mounts this machine's /dev below the folder, which must not
+	// be there any more when somebody deletes it, and all of it ends together.
+	cmd := exec.CommandContext(ctx, "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
+		"sh", "-c", recipe, "debian.sh", string(d), unfinished)
+	cmd.Env = environ()
+	// It holds the lock too, so that it is alone even after this process was killed.
+	cmd.ExtraFiles = []*os.File{lock}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return errors.Join(
+			fmt.Errorf("make a %s image: %w; it needs Debian's packages from the network:\n%s", d, err, tail(string(out), 20)),
+			os.RemoveAll(unfinished))
+	}
+	fmt.Fprintf(os.Stderr, "lab: made the %s image in %v\n", d, time.Since(start).Round(time.Second))
+	return os.Rename(unfinished, image)
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
