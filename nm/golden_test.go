@@ -101,6 +101,7 @@ func readTree(t testing.TB, file string) *tree {
 	for _, p := range tr.profiles {
 		p.read = true
 	}
+	tr.unread = nil
 	return tr
 }
 
