@@ -46,6 +46,7 @@ type device struct {
 	kind    gonetworkmanager.NmDeviceType
 	word    string // the type's name if kind alone does not tell it
 	state   gonetworkmanager.NmDeviceState
+	reason  gonetworkmanager.NmDeviceStateReason
 	virtual bool // not in the kernel: a profile for a bridge that nobody has made yet
 	active  dbus.ObjectPath
 	ip4     dbus.ObjectPath
@@ -60,11 +61,22 @@ func (d *device) update(p props) {
 	assign(&d.ipIface, p, "IpInterface")
 	convert(&d.kind, p, "DeviceType", func(n uint32) gonetworkmanager.NmDeviceType { return gonetworkmanager.NmDeviceType(n) })
 	convert(&d.state, p, "State", func(n uint32) gonetworkmanager.NmDeviceState { return gonetworkmanager.NmDeviceState(n) })
+	convert(&d.reason, p, "StateReason", decodeReason)
 	convert(&d.virtual, p, "Real", func(real bool) bool { return !real })
 	assign(&d.active, p, "ActiveConnection")
 	assign(&d.ip4, p, "Ip4Config")
 	assign(&d.ip6, p, "Ip6Config")
 	d.ran = d.ran || d.state >= gonetworkmanager.NmDeviceStatePrepare
+}
+
+// decodeReason reads the pair of a state and its reason.
+func decodeReason(pair []any) gonetworkmanager.NmDeviceStateReason {
+	if len(pair) == 2 {
+		if reason, ok := pair[1].(uint32); ok {
+			return gonetworkmanager.NmDeviceStateReason(reason)
+		}
+	}
+	return gonetworkmanager.NmDeviceStateReasonUnknown
 }
 
 // phase is how far a lane cares about the state. The second result is false for
@@ -94,7 +106,9 @@ func decodeModem(capabilities uint32) string {
 
 // active is a Connection.Active object: a profile in use.
 type active struct {
-	id, uuid string
+	id, uuid   string
+	connection dbus.ObjectPath // the profile
+	state      gonetworkmanager.NmActiveConnectionState
 	// specific is the access point of a Wi-Fi connection.
 	specific dbus.ObjectPath
 }
@@ -103,6 +117,10 @@ func (a *active) update(p props) {
 	convert(&a.id, p, "Id", printable)
 	convert(&a.uuid, p, "Uuid", printable)
 	assign(&a.specific, p, "SpecificObject")
+	assign(&a.connection, p, "Connection")
+	convert(&a.state, p, "State", func(n uint32) gonetworkmanager.NmActiveConnectionState {
+		return gonetworkmanager.NmActiveConnectionState(n)
+	})
 }
 
 // config is an IP4Config or IP6Config object. Its slices are handed out, so an

@@ -23,6 +23,7 @@ func FuzzDecode(f *testing.F) {
 		g := &generator{data: data}
 		tr := newTree()
 		var prev []policy.Uplink
+		var lanes []policy.Profile
 		for !g.done() {
 			path, iface := pick(g, fuzzPaths), pick(g, fuzzIfaces)
 			switch g.byte() % 8 {
@@ -33,6 +34,14 @@ func FuzzDecode(f *testing.F) {
 			default:
 				tr.add(path, map[string]props{iface: g.props(3), pick(g, fuzzIfaces): g.props(3)})
 			}
+			for _, path := range tr.unread {
+				if p := tr.profiles[path]; p != nil && g.byte()%2 == 0 {
+					*p = decodeProfile(g.settings())
+				}
+			}
+			tr.unread = nil
+			lanes = tr.lanes(lanes)
+			checkProfiles(t, lanes)
 			tr.missing()
 			next := tr.uplinks(prev)
 			check(t, next)
@@ -83,6 +92,70 @@ func check(t *testing.T, uplinks []policy.Uplink) {
 	}
 }
 
+// checkProfiles: texts are fit for terminals, and the order is one.
+func checkProfiles(t *testing.T, profiles []policy.Profile) {
+	t.Helper()
+	for i, p := range profiles {
+		texts := []string{p.UUID, p.Name, p.Interface, p.Lane, p.Method}
+		for name, value := range p.Keys {
+			texts = append(texts, name, value)
+		}
+		for _, s := range texts {
+			if !utf8.ValidString(s) || strings.ContainsFunc(s, unicode.IsControl) || len(s) > 4*maxUserText {
+				t.Fatalf("unfit text %q", s)
+			}
+		}
+		if i > 0 && p.Name < profiles[i-1].Name || p.Lane == "" || len(p.Keys) > maxUserKeys {
+			t.Fatalf("%+v", p)
+		}
+	}
+}
+
+// settings makes a profile's.
+func (g *generator) settings() settings {
+	s := settings{}
+	for range g.list(6) {
+		section := map[string]any{}
+		for range g.list(6) {
+			section[pick(g, []string{"id", "uuid", "type", "interface-name", "method", "address-data", "data"})] = g.variant(2).Value()
+		}
+		s[pick(g, []string{"connection", "ipv4", "user"})] = section
+	}
+	if g.byte()%2 == 0 {
+		s["connection"] = map[string]any{"type": "bridge", "id": pick(g, fuzzTexts), "uuid": pick(g, fuzzTexts), "interface-name": pick(g, []string{"ul-steam", "ul-", "br0"})}
+		data := map[string]string{}
+		for range g.list(5) {
+			data[pick(g, []string{"org.uplane.lane", "org.uplane.lanes", "org.uplane.uplink", "org.uplane.", "org.example.x"})] = pick(g, fuzzTexts)
+		}
+		s["user"] = map[string]any{"data": data}
+	}
+	return s
+}
+
+// FuzzProfile feeds a profile's settings, as a user writes them, through decoding.
+func FuzzProfile(f *testing.F) {
+	f.Add("steam", "ul-steam", "steam", "wlp6s0, type:gsm", "home;games", "10.0.1.1", uint32(24))
+	f.Add("a\nb", "ul-", "../x", "\x1b[2J", ",;, ", "::1", uint32(999))
+	f.Fuzz(func(t *testing.T, id, iface, lane, uplink, lanes, address string, bits uint32) {
+		p := decodeProfile(settings{
+			"connection": {"id": id, "uuid": id, "type": "bridge", "interface-name": iface},
+			"user":       {"data": map[string]string{"org.uplane.lane": lane, "org.uplane.uplink": uplink, "org.uplane.lanes": lanes, "org.uplane." + id: uplink}},
+			"ipv4":       {"method": iface, "address-data": []map[string]dbus.Variant{v("address", address, "prefix", bits)}},
+		})
+		if p.Lane != "" {
+			checkProfiles(t, []policy.Profile{p.Profile})
+		}
+		for _, name := range p.lanes {
+			if name == "" || strings.ContainsFunc(name, unicode.IsControl) {
+				t.Fatalf("%q", p.lanes)
+			}
+		}
+		if a := p.Address; a.IsValid() && (!a.Addr().Is4() || a.Bits() > 32) {
+			t.Fatalf("%v", a)
+		}
+	})
+}
+
 // FuzzSSID: any bytes can be a network's name.
 func FuzzSSID(f *testing.F) {
 	f.Add([]byte("Caf\xe9\x1b[2J"))
@@ -95,14 +168,14 @@ func FuzzSSID(f *testing.F) {
 }
 
 var (
-	fuzzPaths  = []dbus.ObjectPath{dev, conn, ip4, ip6, ap1, dev + "0", managerPath, noObject, ""}
+	fuzzPaths  = []dbus.ObjectPath{dev, conn, ip4, ip6, ap1, dev + "0", managerPath, noObject, "", home1, home1 + "2"}
 	fuzzIfaces = []string{
-		ifaceDevice, ifaceActive, ifaceIP4, ifaceIP6, ifaceAccessPoint, ifaceManager, ifaceGeneric, ifaceModem, "x",
+		ifaceDevice, ifaceActive, ifaceIP4, ifaceIP6, ifaceAccessPoint, ifaceManager, ifaceGeneric, ifaceModem, "x", ifaceProfile,
 	}
 	fuzzKeys = []string{
 		"Interface", "IpInterface", "DeviceType", "State", "Real", "ActiveConnection", "Ip4Config", "Ip6Config", "Id", "Uuid",
 		"SpecificObject", "AddressData", "RouteData", "Gateway", "NameserverData", "Nameservers", "Searches", "Domains", "Ssid",
-		"Startup", "CurrentCapabilities", "TypeDescription", "address", "dest", "prefix", "next-hop", "metric", "table", "type",
+		"Startup", "CurrentCapabilities", "TypeDescription", "Connection", "Flags", "address", "dest", "prefix", "next-hop", "metric", "table", "type",
 	}
 	fuzzTexts = []string{
 		"", "lo", "wlp6s0", "enp7s0", "a b", "192.0.2.1", "0.0.0.0", "2001:db8::1", "::", "::ffff:192.0.2.1", "fe80::1%lo",

@@ -51,6 +51,9 @@ func describe(uplinks []policy.Uplink) string {
 		if u.Connection != "" {
 			fmt.Fprintf(&b, ", profile %q %s", u.Connection, u.UUID)
 		}
+		if u.Limited {
+			fmt.Fprintf(&b, ", for %q", u.Lanes)
+		}
 		if u.SSID != "" {
 			fmt.Fprintf(&b, ", SSID %q", u.SSID)
 		}
@@ -95,6 +98,10 @@ func readTree(t testing.TB, file string) *tree {
 		}
 		tr.add(path, object)
 	}
+	for _, p := range tr.profiles {
+		p.read = true
+	}
+	tr.unread = nil
 	return tr
 }
 

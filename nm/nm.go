@@ -1,5 +1,6 @@
 // Package nm follows NetworkManager over D-Bus: one cached snapshot of its
-// devices, their IP configurations and active profiles, as [policy.Uplink]s.
+// devices, their IP configurations and active profiles, as [policy.Uplink]s, and of
+// the profiles that ask for a lane, as [policy.Profile]s.
 //
 // A [Watcher] owns a private bus connection and is the only writer of the cache
 // (tree.go). What comes off the bus is decoded once, on arrival, into small typed
@@ -31,6 +32,8 @@ const (
 	ifaceActive      = busName + ".Connection.Active"
 	ifaceIP4         = busName + ".IP4Config"
 	ifaceIP6         = busName + ".IP6Config"
+	ifaceProfile     = busName + ".Settings.Connection"
+	profileUpdated   = ifaceProfile + ".Updated"
 )
 
 // D-Bus's own names.
@@ -61,7 +64,7 @@ func matchRules() [][]dbus.MatchOption {
 		dbus.WithMatchMember("NameOwnerChanged"),
 		dbus.WithMatchArg(0, busName),
 	}}
-	for _, iface := range []string{ifaceManager, ifaceDevice, ifaceActive, ifaceIP4, ifaceIP6} {
+	for _, iface := range []string{ifaceManager, ifaceDevice, ifaceActive, ifaceIP4, ifaceIP6, ifaceProfile} {
 		rules = append(rules, []dbus.MatchOption{
 			dbus.WithMatchSender(busName),
 			dbus.WithMatchInterface(properties),
@@ -69,7 +72,7 @@ func matchRules() [][]dbus.MatchOption {
 			dbus.WithMatchArg(0, iface),
 		})
 	}
-	for _, kind := range []dbus.ObjectPath{"/Devices/", "/ActiveConnection/", "/IP4Config/", "/IP6Config/"} {
+	for _, kind := range []dbus.ObjectPath{"/Devices/", "/ActiveConnection/", "/IP4Config/", "/IP6Config/", "/Settings/"} {
 		rules = append(rules, []dbus.MatchOption{
 			dbus.WithMatchSender(busName),
 			dbus.WithMatchInterface(objectManager),
@@ -77,7 +80,11 @@ func matchRules() [][]dbus.MatchOption {
 			dbus.WithMatchArgPath(0, string(managerPath+kind)),
 		})
 	}
-	return rules
+	return append(rules, []dbus.MatchOption{
+		dbus.WithMatchSender(busName),
+		dbus.WithMatchInterface(ifaceProfile),
+		dbus.WithMatchMember("Updated"),
+	})
 }
 
 // Device types that gonetworkmanager does not know yet.

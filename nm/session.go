@@ -3,6 +3,7 @@ package nm
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/Wifx/gonetworkmanager/v3"
@@ -22,7 +23,8 @@ type session struct {
 	synced  bool   // tree is the owner's
 	tree    *tree
 	uplinks []policy.Uplink // of the tree
-	stale   bool            // the tree has changed since
+	lanes   []policy.Profile
+	stale   bool // the tree has changed since
 
 	// since is the place, among the messages of the connection, of the newest
 	// answer: signals before it bring nothing new.
@@ -39,11 +41,17 @@ type session struct {
 	pause time.Duration
 	// asked is what was missing when the last fetch began.
 	asked map[dbus.ObjectPath]gonetworkmanager.NmDeviceState
+
+	reading reading
+	// left is when a bridge that outlives its deleted profile counts as somebody else's.
+	left <-chan time.Time
 }
 
 const (
 	// fetchTimeout is for a NetworkManager that hangs; it answers in 2 ms.
 	fetchTimeout = 25 * time.Second
+	// leaveTimeout is for a bridge whose profile is deleted; NetworkManager takes 50 ms.
+	leaveTimeout = 5 * time.Second
 	// quitTimeout is how long a NetworkManager that seems to end may take for it.
 	quitTimeout = 5 * time.Second
 )
@@ -66,7 +74,7 @@ func (w *Watcher) follow(ctx context.Context) (connected bool, err error) {
 	if err := subscribe(ctx, conn); err != nil {
 		return false, err
 	}
-	s := &session{w: w, ctx: ctx, conn: conn, uplinks: w.Snapshot().Uplinks}
+	s := &session{w: w, ctx: ctx, conn: conn, uplinks: w.Snapshot().Uplinks, lanes: w.Snapshot().Profiles, reading: newReading()}
 	name, at, err := owner(ctx, conn)
 	if err != nil {
 		return false, err
@@ -89,8 +97,14 @@ func (w *Watcher) follow(ctx context.Context) (connected bool, err error) {
 			}
 		case call := <-s.fetch:
 			s.fetched(call)
+		case call := <-s.reading.answers:
+			s.profileRead(call)
 		case <-s.again:
 			s.start()
+		case <-s.left:
+			s.left = nil
+			s.tree.forgetLeft(true)
+			s.assemble()
 		}
 		s.publish()
 	}
@@ -103,6 +117,8 @@ func (s *session) meet(owner string) {
 	}
 	s.owner, s.synced, s.fetch, s.cancel, s.noted, s.again = owner, false, nil, nil, nil, nil
 	s.tree, s.asked, s.pause = newTree(), nil, minPause
+	s.reading.stop()
+	s.reading = newReading()
 	if owner == "" {
 		s.w.options.Log.Info("NetworkManager is not running; keeping the last known uplinks")
 		s.w.lost()
@@ -139,7 +155,13 @@ func (s *session) fetched(call *dbus.Call) {
 		s.w.options.Log.Info("following NetworkManager", "objects", len(objects))
 	}
 	s.since, s.synced, s.pause = call.ResponseSequence, true, minPause
+	old := s.tree
 	s.tree = newTree()
+	for path, p := range old.profiles { // what they say has been followed all the time
+		if _, exists := objects[path][ifaceProfile]; exists && p.read || p.Leaving {
+			s.tree.profiles[path] = p
+		}
+	}
 	for path, ifaces := range objects {
 		s.tree.add(path, ifaces)
 	}
@@ -217,6 +239,11 @@ func (s *session) apply(sig *dbus.Signal) bool {
 		if s.tree.remove(path, ifaces) && s.again == nil {
 			s.again = time.After(quitTimeout) // in case it does not end after all
 		}
+	case profileUpdated:
+		if s.tree.profiles[sig.Path] != nil {
+			s.reading.add(sig.Path)
+		}
+		return false
 	default:
 		return false
 	}
@@ -232,7 +259,7 @@ func arg[T any](sig *dbus.Signal, i int) (v T, ok bool) {
 }
 
 func (s *session) assemble() {
-	s.uplinks, s.stale = s.tree.uplinks(s.uplinks), false
+	s.uplinks, s.lanes, s.stale = s.tree.uplinks(s.uplinks), s.tree.lanes(s.lanes), false
 }
 
 // publish makes what is known the watcher's snapshot, and fetches what the tree
@@ -245,7 +272,15 @@ func (s *session) publish() {
 	if s.stale {
 		s.assemble()
 	}
-	s.w.publish(Snapshot{Known: true, Running: true, Uplinks: s.uplinks})
+	s.readProfiles()
+	if s.reading.first && !s.reading.idle() {
+		return // what is known of lanes and limits is not complete yet
+	}
+	s.reading.first = false
+	if s.left == nil && slices.ContainsFunc(s.lanes, func(p policy.Profile) bool { return p.Leaving }) {
+		s.left = time.After(leaveTimeout)
+	}
+	s.w.publish(Snapshot{Known: true, Running: true, Uplinks: s.uplinks, Profiles: s.lanes})
 	if s.fetch != nil || s.again != nil {
 		return
 	}

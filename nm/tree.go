@@ -19,6 +19,9 @@ type tree struct {
 	configs map[dbus.ObjectPath]*config
 	// ssids are the names of the access points that were there at the last fetch.
 	ssids map[dbus.ObjectPath]string
+
+	profiles map[dbus.ObjectPath]*profile
+	unread   []dbus.ObjectPath // profiles that came since the session last looked
 }
 
 func newTree() *tree {
@@ -27,6 +30,8 @@ func newTree() *tree {
 		actives: map[dbus.ObjectPath]*active{},
 		configs: map[dbus.ObjectPath]*config{},
 		ssids:   map[dbus.ObjectPath]string{},
+
+		profiles: map[dbus.ObjectPath]*profile{},
 	}
 }
 
@@ -46,6 +51,8 @@ func (t *tree) add(path dbus.ObjectPath, ifaces map[string]props) {
 			var ssid string
 			convert(&ssid, p, "Ssid", decodeSSID)
 			t.ssids[path] = ssid
+		case ifaceProfile:
+			t.addProfile(path)
 		}
 		t.change(path, iface, p)
 	}
@@ -73,6 +80,10 @@ func (t *tree) change(path dbus.ObjectPath, iface string, p props) {
 		if c := t.configs[path]; c != nil && c.ip6 == (iface == ifaceIP6) {
 			c.update(p)
 		}
+	case ifaceProfile:
+		if f := t.profiles[path]; f != nil {
+			assign(&f.flags, p, "Flags")
+		}
 	}
 }
 
@@ -94,6 +105,8 @@ func (t *tree) remove(path dbus.ObjectPath, ifaces []string) (quitting bool) {
 			delete(t.actives, path)
 		case ifaceIP4, ifaceIP6:
 			delete(t.configs, path)
+		case ifaceProfile:
+			t.removeProfile(path)
 		}
 	}
 	return quitting

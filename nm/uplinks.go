@@ -95,10 +95,14 @@ func (t *tree) identify(u *policy.Uplink, d *device, last *policy.Uplink) {
 	if a == nil {
 		if last != nil && d.active != "" && d.active != noObject {
 			u.Connection, u.UUID, u.SSID = last.Connection, last.UUID, last.SSID // it is about to be fetched
+			u.Limited, u.Lanes = last.Limited, last.Lanes
 		}
 		return
 	}
 	u.Connection, u.UUID = a.id, a.uuid
+	if !t.limit(u, a, last) {
+		u.Phase = policy.PhaseDown // for a millisecond: it may be for other lanes only
+	}
 	if d.kind != gonetworkmanager.NmDeviceTypeWifi {
 		return
 	}
@@ -174,6 +178,7 @@ func equal(a, b []policy.Uplink) bool {
 		return a.Interface == b.Interface && a.Type == b.Type && a.Connection == b.Connection &&
 			a.UUID == b.UUID && a.SSID == b.SSID && a.Phase == b.Phase &&
 			slices.Equal(a.Addresses, b.Addresses) && slices.Equal(a.Routes, b.Routes) &&
-			slices.Equal(a.DNS, b.DNS) && slices.Equal(a.Search, b.Search)
+			slices.Equal(a.DNS, b.DNS) && slices.Equal(a.Search, b.Search) &&
+			a.Limited == b.Limited && slices.Equal(a.Lanes, b.Lanes)
 	})
 }

@@ -33,6 +33,8 @@ type Snapshot struct {
 	// Uplinks has one entry for every device that NetworkManager manages and that
 	// can carry traffic, also if it has no connection now. It is sorted by interface.
 	Uplinks []policy.Uplink
+	// Profiles ask for lanes. They are sorted by name, and as lasting as Uplinks.
+	Profiles []policy.Profile
 }
 
 // Watcher follows NetworkManager. Make it with [NewWatcher].
@@ -98,7 +100,8 @@ func (w *Watcher) lost() {
 // publish makes next the snapshot, and tells so, if it differs from the last.
 func (w *Watcher) publish(next Snapshot) {
 	last := w.snapshot.Load()
-	if next.Known == last.Known && next.Running == last.Running && equal(next.Uplinks, last.Uplinks) {
+	if next.Known == last.Known && next.Running == last.Running && equal(next.Uplinks, last.Uplinks) &&
+		equalProfiles(next.Profiles, last.Profiles) {
 		return
 	}
 	w.snapshot.Store(&next)

@@ -44,47 +44,23 @@ func Allocate(lanes []Lane, have map[string]Allocation, h *Host) (allocs map[str
 		}
 		clashes[l.Name] += fmt.Sprintf(format, args...)
 	}
-	taken := newTaken(h, len(lanes))
 	lanes = byName(lanes)
+	taken := newTaken(h, lanes)
 	got := make([]Allocation, len(lanes))
 
-	// Explicit values first, then what lanes already have, then new ones: a new
-	// lane never takes what an older one holds.
-	for i := range lanes {
-		l := &lanes[i]
-		got[i] = Allocation{Subnet: l.Subnet, Table: l.Table, Bridge: l.Bridge}
-		if l.Subnet.IsValid() {
-			if by := taken.subnet(l.Subnet); by != "" {
-				clash(l, "subnet %v overlaps with %s: choose another subnet, or leave the key out for an automatic one", l.Subnet, by)
-			} else {
-				taken.lanes.add(l.Subnet)
-			}
-		}
-		if l.Table != 0 {
-			if by := taken.tables[l.Table]; by != "" {
-				clash(l, "table %d is in use by %s: choose another table, or leave the key out for an automatic one", l.Table, by)
-			} else {
-				taken.tables[l.Table] = "lane " + l.Name
-			}
-		}
-		if l.Mark != 0 {
-			if by := taken.marks[l.Mark]; by != "" {
-				clash(l, "mark %d is in use by %s: choose another mark", l.Mark, by)
-			} else {
-				taken.marks[l.Mark] = "lane " + l.Name
-			}
-		}
-		if l.Bridge != "" {
-			if by := taken.names[l.Bridge]; by != "" {
-				clash(l, "bridge %s is in use by %s: choose another name, or bridge = false", l.Bridge, by)
-			} else {
-				taken.names[l.Bridge] = "lane " + l.Name
+	// What NetworkManager has given first, for that is so already; then explicit
+	// values, what lanes already have, and new ones: a new lane never takes what an
+	// older one holds.
+	for _, external := range []bool{true, false} {
+		for i := range lanes {
+			if l := &lanes[i]; l.External == external {
+				got[i] = taken.claim(l, h, func(format string, args ...any) { clash(l, format, args...) })
 			}
 		}
 	}
 	for i := range lanes {
 		l, a, old := &lanes[i], &got[i], have[lanes[i].Name]
-		if !a.Subnet.IsValid() && old.Subnet.IsValid() && taken.free(old.Subnet) {
+		if !l.External && !a.Subnet.IsValid() && old.Subnet.IsValid() && taken.free(old.Subnet) {
 			a.Subnet = old.Subnet
 			taken.lanes.add(a.Subnet)
 		}
@@ -104,7 +80,7 @@ func Allocate(lanes []Lane, have map[string]Allocation, h *Host) (allocs map[str
 	allocs = make(map[string]Allocation, len(lanes))
 	for i := range lanes {
 		l, a := &lanes[i], &got[i]
-		if !a.Subnet.IsValid() {
+		if !l.External && !a.Subnet.IsValid() {
 			if a.Subnet = taken.nextSubnet(); !a.Subnet.IsValid() {
 				clash(l, "no private /24 is free on this host: set subnet")
 			}
@@ -121,6 +97,48 @@ func Allocate(lanes []Lane, have map[string]Allocation, h *Host) (allocs map[str
 		allocs[l.Name] = *a
 	}
 	return allocs, clashes
+}
+
+// claim takes what a lane has explicitly, and tells clash what it can't have.
+func (t *taken) claim(l *Lane, h *Host, clash func(format string, args ...any)) Allocation {
+	a := Allocation{Subnet: l.Subnet, Table: l.Table, Bridge: l.Bridge}
+	fix := "choose another subnet, or leave the key out for an automatic one"
+	if l.External {
+		var why string
+		if a.Subnet, why = l.externalSubnet(h); why != "" {
+			clash("%s", why)
+		}
+		fix = "give bridge " + l.Bridge + " another address"
+	}
+	if subnet := a.Subnet; subnet.IsValid() {
+		if by := t.subnet(subnet); by != "" {
+			clash("subnet %v overlaps with %s: %s", subnet, by, fix)
+		} else {
+			t.lanes.add(subnet)
+		}
+	}
+	if l.Table != 0 {
+		if by := t.tables[l.Table]; by != "" {
+			clash("table %d is in use by %s: choose another table, or leave the key out for an automatic one", l.Table, by)
+		} else {
+			t.tables[l.Table] = "lane " + l.Name
+		}
+	}
+	if l.Mark != 0 {
+		if by := t.marks[l.Mark]; by != "" {
+			clash("mark %d is in use by %s: choose another mark", l.Mark, by)
+		} else {
+			t.marks[l.Mark] = "lane " + l.Name
+		}
+	}
+	if l.Bridge != "" {
+		if by := t.names[l.Bridge]; by != "" {
+			clash("bridge %s is in use by %s: choose another name, or bridge = false", l.Bridge, by)
+		} else {
+			t.names[l.Bridge] = "lane " + l.Name
+		}
+	}
+	return a
 }
 
 // byName returns lanes in the order of their names, so that no result depends on
@@ -144,17 +162,26 @@ type taken struct {
 	nextT  uint32
 }
 
-func newTaken(h *Host, lanes int) *taken {
+func newTaken(h *Host, lanes []Lane) *taken {
 	t := &taken{
-		tables: make(map[uint32]string, lanes+8),
+		tables: make(map[uint32]string, len(lanes)+8),
 		marks:  make(map[uint32]string),
-		names:  make(map[string]string, 2*lanes+len(h.Links)),
+		names:  make(map[string]string, 2*len(lanes)+len(h.Links)),
 		nextT:  firstTable,
 	}
 	for _, n := range []uint32{0, 253, 254, 255} { // unspecified, default, main, local
 		t.tables[n] = "the kernel"
 	}
+	given := map[string]bool{} // by NetworkManager, to lanes
+	for i := range lanes {
+		if lanes[i].External {
+			given[lanes[i].Bridge] = true
+		}
+	}
 	for name, l := range h.Links {
+		if given[name] {
+			continue
+		}
 		t.names[name] = "the host"
 		for _, a := range l.Addrs {
 			t.addHost(a)
@@ -162,6 +189,9 @@ func newTaken(h *Host, lanes int) *taken {
 	}
 	for i := range h.Routes {
 		r := &h.Routes[i]
+		if given[r.Dev] {
+			continue
+		}
 		t.addHost(r.Dst)
 		if t.tables[r.Table] == "" {
 			t.tables[r.Table] = fmt.Sprintf("the route to %v by %s", r.Dst, r.Dev)

@@ -245,7 +245,7 @@ func TestAllocateProperties(t *testing.T) {
 			t.Fatalf("%v or %v", got, other)
 		}
 		for a, x := range got {
-			if clashes[a] == "" && newTaken(w.host, 0).subnet(x.Subnet) != "" {
+			if clashes[a] == "" && newTaken(w.host, w.lanes).subnet(x.Subnet) != "" {
 				t.Fatalf("%s: %v is taken", a, x)
 			}
 			for b, y := range got {

@@ -16,6 +16,7 @@ type Input struct {
 	Clashes map[string]string // from Allocate
 	Current map[string]string // lane to the interface it leaves by now: it stays when nothing better comes
 	Saved   map[string]string // sysctls that we changed, and what was there before
+	Held    map[string]string // lane to why it keeps no more than its namespace for now
 }
 
 // LaneState is how far a lane is, as the user reads it.
@@ -76,14 +77,17 @@ func (b *builder) lane(l Lane) LaneStatus {
 		return st
 	}
 	path := ResolvConfPath(l.Name)
-	foreign, clash := b.in.Host.Files[path], b.in.Clashes[l.Name]
-	if foreign || clash != "" {
+	foreign, clash, held := b.in.Host.Files[path], b.in.Clashes[l.Name], b.held(&l)
+	if foreign || clash != "" || held != "" {
 		// Without a veth nothing leaves; what programs in the lane hold stays.
 		st.State, st.Reason = Error, clash
 		st.Want = []Object{Netns{l.Name, true}}
 		if foreign {
 			st.Reason = path + " exists and is not ours: remove it or name the lane otherwise"
 		} else {
+			if held != "" {
+				st.State, st.Reason = Waiting, held
+			}
 			st.Want = append(st.Want, resolvConf(l.Name, nil, nil))
 		}
 		b.want.Add(st.Want...)
@@ -106,8 +110,10 @@ func (b *builder) lane(l Lane) LaneStatus {
 	}
 
 	a := st.Alloc
-	gateway := netip.PrefixFrom(a.Subnet.Addr().Next(), a.Subnet.Bits())
-	inner := netip.PrefixFrom(gateway.Addr().Next(), a.Subnet.Bits())
+	gateway, inner := l.ends(a.Subnet, b.in.Host)
+	if why := b.unaddressed(&l, gateway); why != "" && st.State == Up {
+		st.State, st.Reason = Degraded, why
+	}
 	outer := a.Bridge // the host's interface of the lane
 	if outer == "" {
 		outer = a.Veth
@@ -117,7 +123,6 @@ func (b *builder) lane(l Lane) LaneStatus {
 	own = append(own,
 		Netns{l.Name, true},
 		Veth{Name: a.Veth, Lane: l.Name, Netns: l.Name, Inner: InnerLink, Bridge: a.Bridge, MTU: mtu, Up: true, InnerUp: true},
-		Addr{"", outer, gateway},
 		Addr{l.Name, InnerLink, inner},
 		Route{Netns: l.Name, Table: MainTable, Dst: default4, Via: gateway.Addr(), Dev: InnerLink},
 		Route{Table: a.Table, Dst: default4, Metric: FloorMetric, Type: Unreachable},
@@ -127,8 +132,11 @@ func (b *builder) lane(l Lane) LaneStatus {
 		Rule{Priority: LanePriority, To: a.Subnet, Table: a.Table},
 		resolvConf(l.Name, st.DNS, search),
 	)
-	if a.Bridge != "" {
-		own = append(own, Bridge{a.Bridge, l.Name, mtu, true})
+	if !l.External {
+		own = append(own, Addr{"", outer, gateway})
+		if a.Bridge != "" {
+			own = append(own, Bridge{a.Bridge, l.Name, mtu, true})
+		}
 	}
 	if l.Mark != 0 {
 		own = append(own, Rule{Priority: MarkPriority, Mark: l.Mark, Table: a.Table})
@@ -146,7 +154,7 @@ func (b *builder) lane(l Lane) LaneStatus {
 	st.Want = own
 	b.want.Add(own...)
 
-	b.chains.lane(l, a.Subnet, outer, st.Uplink)
+	b.chains.lane(l, a.Subnet, outer, a.Veth, st.Uplink)
 	b.forwarding(l, outer, st.Uplink)
 	return st
 }
@@ -171,6 +179,8 @@ func (b *builder) pick(l Lane) (*Uplink, string) {
 			matched = true
 			if why := u.unusable(b.in.Host); why != "" {
 				reasons = append(reasons, why)
+			} else if !u.serves(l.Name) {
+				reasons = append(reasons, u.unserving())
 			} else if found == nil || u.Interface == b.in.Current[l.Name] {
 				found = u
 			}

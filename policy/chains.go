@@ -3,6 +3,7 @@ package policy
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -11,7 +12,7 @@ type chains struct{ forward, nat, mangle strings.Builder }
 
 // lane adds the rules of one lane whose interface on the host is outer. u is
 // nil while the lane waits: then only the floor is left.
-func (c *chains) lane(l Lane, subnet netip.Prefix, outer string, u *Uplink) {
+func (c *chains) lane(l Lane, subnet netip.Prefix, outer, veth string, u *Uplink) {
 	const established = " -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
 	net := subnet.String()
 	for _, p := range l.Allow {
@@ -25,11 +26,28 @@ func (c *chains) lane(l Lane, subnet netip.Prefix, outer string, u *Uplink) {
 		rule(&c.forward, "-d ", net, " -i ", u.Interface, " -o ", outer, established)
 		rule(&c.nat, "-s ", net, " -o ", u.Interface, " -j MASQUERADE")
 	}
-	rule(&c.forward, "-i ", outer, " -j DROP")
-	rule(&c.forward, "-o ", outer, " -j DROP")
+	drop := []string{outer}
+	if l.External {
+		drop = append(drop, veth) // NetworkManager takes it out of the bridge whenever it activates the profile
+	}
+	for _, link := range drop {
+		rule(&c.forward, "-i ", link, " -j DROP")
+		rule(&c.forward, "-o ", link, " -j DROP")
+	}
 	if l.Mark != 0 {
 		rule(&c.mangle, "-i ", outer, " -j MARK --set-xmark ", fmt.Sprintf("%#x", l.Mark), "/0xffffffff")
 	}
+}
+
+// drops tells whether s has the rules that drop all that a link brings and takes.
+func (s State) drops(link string) bool {
+	for o := range s {
+		if c, ok := o.(Chain); ok && c.Name == ForwardChain && c.Jumped {
+			lines := c.Lines()
+			return slices.Contains(lines, "-i "+link+" -j DROP") && slices.Contains(lines, "-o "+link+" -j DROP")
+		}
+	}
+	return false
 }
 
 // rule adds a rule, from its words. Without fmt a pass over a thousand lanes

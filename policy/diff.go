@@ -29,7 +29,7 @@ func Diff(have, want State) []Op {
 	from := make(map[key]Object)               // is replaced
 	gone := make(map[key]bool)                 // what the kernel took away
 	for _, h := range slices.Backward(extra) { // the veth before its bridge
-		if w, ok := wanted[h.key()]; ok && inPlace(h, w) {
+		if w, ok := wanted[h.key()]; ok && inPlace(h, w, have, want) {
 			from[h.key()] = h
 		} else if isLink(h) {
 			ops = append(ops, Op{Verb: Remove, Object: h})
@@ -94,19 +94,33 @@ func minus(a, b State) []Object {
 	return out
 }
 
-// inPlace tells whether have can become want without a moment of absence. A
-// veth could change its bridge as well, but not at the same moment as the chain
-// that drops by interface.
-func inPlace(have, want Object) bool {
-	switch w := want.(type) {
+// inPlace tells whether h can become w without a moment of absence.
+func inPlace(h, w Object, have, want State) bool {
+	switch w := w.(type) {
 	case Veth:
-		h, ok := have.(Veth)
-		return ok && h.Netns == w.Netns && h.Inner == w.Inner && h.Bridge == w.Bridge
+		h, ok := h.(Veth)
+		return ok && h.Netns == w.Netns && h.Inner == w.Inner && (h.Bridge == w.Bridge || moves(h, w, have, want))
 	case Bridge:
-		_, ok := have.(Bridge)
+		_, ok := h.(Bridge)
 		return ok
 	}
 	return true // of one kind, as its key tells
+}
+
+// moves tells whether a veth can go from one bridge to another as it is. It is
+// safe only when the chain that drops by interface, which is there before, knows
+// both: the chain can't change at the same moment. And it must not have been the
+// lane's interface itself, with switches that would stay on it.
+func moves(from, to Veth, have, want State) bool {
+	if !want.drops(from.outer()) || !want.drops(to.outer()) {
+		return false
+	}
+	for o := range have {
+		if s, ok := o.(Sysctl); ok && s.Link() == from.Name {
+			return false
+		}
+	}
+	return true
 }
 
 func isLink(o Object) bool { return o.key().kind == kindBridge }

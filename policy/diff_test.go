@@ -52,7 +52,41 @@ func (w *walker) drawLane(name string) Lane {
 	l.NoBridge = l.Bridge == "" && chance(w.T, "no bridge", 30)
 	l.Allow = pick(w.T, "allow", nil, nil, []netip.Prefix{pfx("192.168.1.0/24")}, []netip.Prefix{pfx("192.168.50.0/24"), pfx("172.20.0.0/16")})
 	l.DNS = pick(w.T, "dns", nil, []netip.Addr{ipa("9.9.9.9")})
+	if chance(w.T, "a profile's", 30) {
+		l.External, l.NoBridge = true, false
+		l.Bridge = pick(w.T, "its bridge", "ul-steam", "ul-games", "br0", "docker0")
+		if l.Subnet.IsValid() {
+			l.Gateway = pick(w.T, "its address", l.Subnet.Addr().Next(), l.Subnet.Addr().Next().Next(), broadcast(l.Subnet))
+		}
+	}
 	return l
+}
+
+// manager does what NetworkManager does to the bridges of lanes: it takes over one
+// of ours when it activates a profile on it, and whenever it activates one it takes
+// the ports out, and puts the spanning tree protocol in. (In the moment of a
+// takeover the chain does not know of it yet, and the rules alone hold the lane.)
+func (w *walker) manager() {
+	chained := w.m.state()
+	for _, op := range TakeOver(w.m.state(), w.host, w.lanes, w.held) {
+		if err := w.m.apply(op); err != nil {
+			w.Fatal(err)
+		}
+		for _, o := range w.m.objects {
+			if s, ok := o.(Sysctl); ok && s.Link() == op.Object.(Bridge).Name {
+				w.saved[s.Key] = "0" // it was ours from its birth
+			}
+		}
+	}
+	for k, o := range w.m.objects {
+		if v, ok := o.(Veth); ok && w.m.links[v.Bridge] && chained.drops(v.Name) && chance(w.T, "activated again", 30) {
+			v.Bridge = ""
+			w.m.objects[k] = v
+		} else if ok && w.m.links[v.Bridge] && chance(w.T, "spanning tree", 30) {
+			v.STP = true
+			w.m.objects[k] = v
+		}
+	}
 }
 
 // drawHost draws the uplinks, and with them the machine.
@@ -80,10 +114,13 @@ func (w *walker) drawHost() {
 		l.MTU = pick(w.T, "mtu", 1500, 1500, 1420)
 		w.host.Links[name] = l
 	}
-	if chance(w.T, "foreign objects", 30) {
-		if name := pick(w.T, "link", "br0", "ul-steam", "docker0"); w.m.objects[linkKey("", name)] == nil {
-			w.host.Links[name] = HostLink{MTU: 1500, Addrs: []netip.Prefix{pick(w.T, "address", pfx("172.17.0.1/16"), pfx("10.0.1.9/24"))}}
+	for _, name := range []string{"br0", "ul-steam", "ul-games", "docker0"} {
+		if chance(w.T, "link "+name, 30) && w.m.objects[linkKey("", name)] == nil {
+			w.host.Links[name] = HostLink{MTU: 1500, Addrs: pick(w.T, "address", nil, []netip.Prefix{pfx("172.17.0.1/16")}, []netip.Prefix{pfx("10.0.1.9/24")}, []netip.Prefix{pfx("10.0.7.1/30")})}
+			w.host.Routes = append(w.host.Routes, HostRoute{Table: MainTable, Dst: pfx("10.0.1.0/24"), Dev: name, Metric: uint32(425 + len(w.host.Routes))})
 		}
+	}
+	if chance(w.T, "foreign objects", 30) {
 		w.host.Routes = append(w.host.Routes, HostRoute{Table: pick(w.T, "table", uint32(52), 100, 200), Dst: pfx("10.77.0.0/16"), Dev: "lo"})
 		w.host.Rules = append(w.host.Rules, HostRule{Priority: 100, Mark: pick(w.T, "mark", uint32(0), 7), Table: pick(w.T, "table", uint32(52), 100)})
 		w.host.Netns = map[string]bool{pick(w.T, "netns", "games", "other"): true}
@@ -124,6 +161,11 @@ func (w *walker) next() State {
 			w.m.dropRoutes("", name)
 		}
 	}
+	w.held = nil
+	if chance(w.T, "held", 10) {
+		w.held = map[string]string{pick(w.T, "held", laneNames...): "for a reason"}
+	}
+	w.manager()
 	s, _ := w.build()
 	return s
 }

@@ -71,6 +71,7 @@ type world struct {
 	allocs  map[string]Allocation
 	current map[string]string
 	saved   map[string]string
+	held    map[string]string
 	meddle  func(State) // what others did to the state meanwhile
 }
 
@@ -83,7 +84,7 @@ func newWorld(lanes ...Lane) *world {
 func (w *world) build() (State, []LaneStatus) {
 	allocs, clashes := Allocate(w.lanes, w.allocs, w.host)
 	w.allocs = allocs
-	s, statuses := Build(Input{Lanes: w.lanes, Uplinks: w.uplinks, Host: w.host, Allocs: allocs, Clashes: clashes, Current: w.current, Saved: w.saved})
+	s, statuses := Build(Input{Lanes: w.lanes, Uplinks: w.uplinks, Host: w.host, Allocs: allocs, Clashes: clashes, Current: w.current, Saved: w.saved, Held: w.held})
 	w.current = make(map[string]string)
 	for _, st := range statuses {
 		if st.Uplink != nil {

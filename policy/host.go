@@ -18,6 +18,7 @@ type HostLink struct {
 	Index   int
 	MTU     int  // bytes
 	Running bool // up, with carrier
+	Made    bool // by us, and taken over by NetworkManager
 	Addrs   []netip.Prefix
 }
 

@@ -28,6 +28,12 @@ type Lane struct {
 	Allow    []netip.Prefix // reachable beside the uplink, by the main table
 	IPv6     IPv6Mode
 	Enabled  bool
+
+	// External: Bridge is NetworkManager's, which makes and deletes it and gives it its address.
+	// What the bridge has counts; Subnet and Gateway are what its profile says, for as long as it
+	// has none.
+	External bool       `json:",omitzero"`
+	Gateway  netip.Addr `json:",omitzero"`
 }
 
 // IPv6Mode says what a lane does with IPv6.

@@ -27,6 +27,7 @@ func (m *model) host(h *Host) {
 	for name := range m.links {
 		if _, stays := h.Links[name]; !stays {
 			m.dropLink("", name)
+			m.free(name)
 		}
 	}
 	m.links, m.routes = map[string]bool{}, map[key]bool{}
@@ -109,6 +110,13 @@ func (m *model) apply(op Op) error {
 		}
 		m.remove(have)
 		return nil
+	case Release:
+		if _, ok := have.(Bridge); !ok || have != op.Object {
+			return fmt.Errorf("%s: is %v, not %v", op, have, op.Object)
+		}
+		m.drop(func(o Object) bool { a, ok := o.(Addr); return o != have && !(ok && a.Netns == "" && a.Link == k.name) })
+		m.links[k.name] = true
+		return nil
 	case Flush:
 		if c, ok := op.Object.(Conntrack); !ok || !c.Subnet.IsValid() {
 			return fmt.Errorf("%s: flushes nothing", op)
@@ -146,12 +154,12 @@ func (m *model) accepts(o Object) error {
 			return fmt.Errorf("a foreign link of that name exists")
 		case m.objects[netnsKey(o.Netns)] == nil:
 			return fmt.Errorf("no namespace")
-		case o.Bridge != "" && m.objects[linkKey("", o.Bridge)] == nil:
+		case o.Bridge != "" && !m.hasLink("", o.Bridge):
 			return fmt.Errorf("no bridge")
 		case other != nil && other.key() != o.key():
 			return fmt.Errorf("the namespace has an %s", o.Inner)
 		}
-		if o.Bridge != "" {
+		if o.Bridge != "" && !m.links[o.Bridge] {
 			if _, ok := m.objects[linkKey("", o.Bridge)].(Bridge); !ok {
 				return fmt.Errorf("%s is no bridge", o.Bridge)
 			}
@@ -204,12 +212,7 @@ func (m *model) remove(o Object) {
 		m.forgetNetns(o.Name)
 	case Bridge:
 		m.dropLink("", o.Name)
-		for k, x := range m.objects {
-			if v, ok := x.(Veth); ok && v.Bridge == o.Name {
-				v.Bridge = ""
-				m.objects[k] = v
-			}
-		}
+		m.free(o.Name)
 	case Veth:
 		m.dropLink("", o.Name)
 		if o.Netns != "" {
@@ -222,6 +225,16 @@ func (m *model) remove(o Object) {
 			}
 		}
 		m.dropRoutes(o.Netns, o.Link)
+	}
+}
+
+// free takes all ports out of a bridge.
+func (m *model) free(bridge string) {
+	for k, x := range m.objects {
+		if v, ok := x.(Veth); ok && v.Bridge == bridge {
+			v.Bridge, v.STP = "", false
+			m.objects[k] = v
+		}
 	}
 }
 

@@ -12,6 +12,10 @@ const (
 	LinkGroup = 117
 	// AliasPrefix starts the alias of our links, and of lo in our namespaces.
 	AliasPrefix = "uplane:"
+	// MadePrefix starts the alias of a bridge that we have made and NetworkManager
+	// has taken over. It leaves such a bridge behind when the profile is deleted, so
+	// it is ours again when no profile has it.
+	MadePrefix = "uplane-made:"
 )
 
 // Object is one thing in the kernel or on disk that a lane is made of. Objects

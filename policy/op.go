@@ -10,15 +10,19 @@ import (
 type Verb int
 
 // The verbs. Flush forgets connections that were made while address translation
-// was missing: the kernel would send them untranslated for ever.
+// was missing: the kernel would send them untranslated for ever. Release leaves a
+// bridge to NetworkManager.
 const (
 	Add Verb = iota
 	Replace
 	Remove
 	Flush
+	Release
 )
 
-func (v Verb) String() string { return [...]string{"add", "replace", "remove", "flush"}[v] }
+func (v Verb) String() string {
+	return [...]string{"add", "replace", "remove", "flush", "release"}[v]
+}
 
 // Op is one step of a plan.
 type Op struct {
@@ -34,6 +38,9 @@ func (o Op) Shell() []string {
 		return o.Object.(replacer).replace(o.Have)
 	case Remove:
 		return o.Object.remove()
+	case Release:
+		b, _ := o.Object.(Bridge)
+		return []string{fmt.Sprintf("ip link set dev %s alias %s%s group default", b.Name, MadePrefix, b.Lane)}
 	}
 	return o.Object.add()
 }

@@ -2,7 +2,10 @@ package policy
 
 import (
 	"cmp"
+	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
 )
 
 // Uplink is a device NetworkManager manages, as far as a lane cares: who it is
@@ -20,6 +23,21 @@ type Uplink struct {
 	Routes    []UplinkRoute  // the default included; the order does not matter
 	DNS       []netip.Addr   // in order of preference
 	Search    []string       // DNS search domains
+
+	// Limited: the active profile names the lanes that this network serves, and it serves no other.
+	Limited bool
+	Lanes   []string // names, as the profile has them
+}
+
+// serves tells whether a lane may leave by u.
+func (u *Uplink) serves(lane string) bool { return !u.Limited || slices.Contains(u.Lanes, lane) }
+
+// unserving says that and why u serves another lane.
+func (u *Uplink) unserving() string {
+	if len(u.Lanes) == 0 {
+		return fmt.Sprintf("%s on %s serves no lane", u.Connection, u.Interface)
+	}
+	return fmt.Sprintf("%s on %s serves only %s", u.Connection, u.Interface, strings.Join(u.Lanes, ", "))
 }
 
 // Phase is how far a device is with its connection.

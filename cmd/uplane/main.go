@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/signal"
 	"strings"
@@ -15,6 +16,7 @@ import (
 
 	"uplane/internal/bus"
 	"uplane/internal/enter"
+	"uplane/nm"
 )
 
 // Exit codes. A command in a lane has its own.
@@ -61,7 +63,7 @@ func hint(err error) string {
 	switch {
 	case errors.Is(err, bus.ErrNoDaemon):
 		return "systemctl start uplaned, or sudo uplaned"
-	case errors.Is(err, bus.ErrDenied):
+	case errors.Is(err, bus.ErrDenied), errors.Is(err, nm.ErrDenied), errors.Is(err, fs.ErrPermission):
 		return "the same with sudo"
 	case errors.Is(err, bus.ErrNoBus):
 		return "systemctl status dbus"
@@ -94,7 +96,7 @@ the machine stays on its default route.`,
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(upCommand(), downCommand(), removeCommand(), listCommand(), statusCommand(), planCommand(), reloadCommand(), runCommand())
+	root.AddCommand(upCommand(), downCommand(), removeCommand(), listCommand(), statusCommand(), planCommand(), reloadCommand(), profileCommand(), runCommand())
 	return root
 }
 

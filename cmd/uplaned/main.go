@@ -99,7 +99,7 @@ func serve(o options, stderr io.Writer) error {
 		Trigger: trigger, Log: log, Dirs: dirs, Kernel: kern, Firewall: firewall, Grace: kernel.Grace, States: states, Runs: runs,
 		Uplinks: func() reconcile.Uplinks {
 			s := watcher.Snapshot()
-			return reconcile.Uplinks{All: s.Uplinks, Known: s.Known, Running: s.Running}
+			return reconcile.Uplinks{All: s.Uplinks, Profiles: s.Profiles, Known: s.Known, Running: s.Running}
 		},
 		Changed: func() { server.Changed() },
 	})

@@ -31,6 +31,9 @@ type Config struct {
 	Lanes    []Lane           // sorted by name
 	Broken   map[string]error // lane name → what is wrong with its file
 	Partial  bool             // a folder was unreadable: a lane that is not here may exist
+
+	base    settings // what a lane is that says nothing
+	baseErr error    // uplane.toml is broken
 }
 
 // Lane is a lane with the file that defines it.
@@ -51,7 +54,7 @@ func (all sources) resolve() (Config, []error) {
 
 	base, baseErrs := all.base()
 	errs = append(errs, baseErrs...)
-	cfg.Firewall = base.firewall
+	cfg.Firewall, cfg.base, cfg.baseErr = base.firewall, base, errors.Join(baseErrs...)
 	if baseErrs != nil {
 		cfg.Firewall = ""
 	}

@@ -54,6 +54,7 @@ enabled = false
 			}, top + "/etc/lanes.d/work.toml"},
 		},
 	}
+	cfg.base = settings{} // see TestFromProfile
 	if !reflect.DeepEqual(cfg, want) {
 		t.Errorf("have %+v\nwant %+v", cfg, want)
 	}

@@ -27,7 +27,7 @@ const eventBuffer = 4 << 20
 
 var eventGroups = []int{
 	unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV4_RULE,
-	unix.RTNLGRP_IPV4_NETCONF, unix.RTNLGRP_NSID,
+	unix.RTNLGRP_IPV4_NETCONF, unix.RTNLGRP_NSID, unix.RTNLGRP_IPV6_IFINFO,
 }
 
 func watchEvents(stale *stale, fresh *freshness, changed func()) (*events, error) {
@@ -142,6 +142,11 @@ func note(b []byte, nsid int, stale *stale, fresh *freshness) {
 func noteOne(kind uint16, body []byte, p *parts, fresh *freshness) {
 	switch kind {
 	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
+		if len(body) > 0 && body[0] == unix.AF_INET6 {
+			// IPv6 came up on a link; NetworkManager lets it when it takes up a profile. See foreignBridges.
+			p.links = true
+			return
+		}
 		// A link that goes down takes routes with it without an event for them.
 		p.links, p.addrs, p.allRoutes = true, true, true
 		if len(body) >= unix.SizeofIfInfomsg {

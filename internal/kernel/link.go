@@ -26,6 +26,11 @@ func (l hostLink) ours() bool {
 		l.alias == "" && (l.group == policy.LinkGroup || l.group == doomedGroup) && (l.kind == "bridge" || l.kind == "veth")
 }
 
+// made tells whether the link is a bridge of ours that NetworkManager has taken over.
+func (l hostLink) made() bool {
+	return l.kind == "bridge" && strings.HasPrefix(l.alias, policy.MadePrefix)
+}
+
 func (l hostLink) lane() string { return strings.TrimPrefix(l.alias, policy.AliasPrefix) }
 
 func (k *Kernel) readLinks() error {
@@ -39,6 +44,7 @@ func (k *Kernel) readLinks() error {
 		hl := toHostLink(l)
 		k.links[hl.index], k.indexes[hl.name] = hl, hl.index
 	}
+	k.foreignBridges()
 	return nil
 }
 
@@ -56,7 +62,7 @@ func (k *Kernel) observeLinks(state policy.State, host *policy.Host) {
 	for _, l := range k.links {
 		switch {
 		case !l.ours():
-			host.Links[l.name] = policy.HostLink{Index: l.index, MTU: l.mtu, Running: l.up && l.running}
+			host.Links[l.name] = policy.HostLink{Index: l.index, MTU: l.mtu, Running: l.up && l.running, Made: l.made()}
 		case l.kind == "bridge":
 			state.Add(policy.Bridge{Name: l.name, Lane: l.lane(), MTU: l.mtu, Up: l.up})
 		default:
@@ -89,7 +95,7 @@ func (k *Kernel) innerEnds() map[int]innerEnd {
 func (k *Kernel) veth(l hostLink, inner innerEnd) policy.Veth {
 	v := policy.Veth{
 		Name: l.name, Lane: l.lane(), MTU: l.mtu, Up: l.up, Bridge: k.links[l.master].name,
-		Netns: inner.netns, Inner: inner.name, InnerUp: inner.up,
+		Netns: inner.netns, Inner: inner.name, InnerUp: inner.up, STP: k.stp[l.master],
 	}
 	if inner.mtu != l.mtu {
 		v.MTU = 0
@@ -101,6 +107,8 @@ func (k *Kernel) applyBridge(op policy.Op, b policy.Bridge) error {
 	delete(k.indexes, b.Name)
 	k.stale.mark(func(p *parts) { p.links, p.addrs, p.allRoutes = true, true, true })
 	switch op.Verb {
+	case policy.Release:
+		return k.release(b)
 	case policy.Remove:
 		return k.deleteLink(b.Name)
 	case policy.Add:
@@ -144,6 +152,15 @@ func (k *Kernel) applyVeth(op policy.Op, v policy.Veth) error {
 	}
 	if err := setLink(k.host, v.Name, linkChange{alias: policy.AliasPrefix + v.Lane, mtu: v.MTU, master: master, setMaster: master >= 0}); err != nil {
 		return err
+	}
+	if have, ok := op.Have.(policy.Veth); ok && have.STP {
+		port, err := k.host.LinkByName(v.Name)
+		if err != nil {
+			return err
+		}
+		if err := k.stopSTP(master, port.Attrs().Index); err != nil {
+			return fmt.Errorf("switch off the spanning tree protocol of %s: %w", v.Bridge, err)
+		}
 	}
 	return ns.do(func(h *netlink.Handle) error {
 		return setLink(h, v.Inner, linkChange{mtu: v.MTU})
@@ -196,7 +213,7 @@ func (k *Kernel) deleteLink(name string) error {
 	if err != nil {
 		return err
 	}
-	if !toHostLink(l).ours() {
+	if hl := toHostLink(l); !hl.ours() && !hl.made() {
 		return fmt.Errorf("link %s is not ours any more", name)
 	}
 	return ignore(k.host.LinkDel(l), unix.ENODEV)
@@ -209,7 +226,7 @@ const doomedGroup = 0x75706c6e
 // deleteLinks deletes several links in one operation.
 func (k *Kernel) deleteLinks(names []string) error {
 	for _, l := range k.links {
-		if l.group == doomedGroup && !l.ours() {
+		if l.group == doomedGroup && !l.ours() && !l.made() {
 			return fmt.Errorf("link group %d is in use by %s", doomedGroup, l.name)
 		}
 	}
@@ -223,7 +240,7 @@ func (k *Kernel) deleteLinks(names []string) error {
 		if err != nil {
 			return err
 		}
-		if !toHostLink(l).ours() {
+		if hl := toHostLink(l); !hl.ours() && !hl.made() {
 			return fmt.Errorf("link %s is not ours any more", name)
 		}
 		if err := k.host.LinkSetGroup(l, doomedGroup); err != nil {

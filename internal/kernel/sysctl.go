@@ -1,7 +1,10 @@
 package kernel
 
 import (
+	"errors"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"uplane/policy"
@@ -33,5 +36,13 @@ func (k *Kernel) observeSysctls(state policy.State, keys []string) {
 
 func (k *Kernel) applySysctl(s policy.Sysctl) error {
 	delete(k.sysctls, s.Key)
-	return os.WriteFile(procSys+s.Key, []byte(s.Value), 0)
+	err := os.WriteFile(procSys+s.Key, []byte(s.Value), 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		// The link went since it was looked at, as NetworkManager's bridges do, and its switches with it.
+		if _, gone := os.Stat(filepath.Dir(procSys + s.Key)); errors.Is(gone, fs.ErrNotExist) {
+			k.stale.mark(func(p *parts) { p.links = true })
+			return nil
+		}
+	}
+	return err
 }

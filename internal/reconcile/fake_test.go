@@ -90,8 +90,21 @@ func (m *machine) Apply(op policy.Op) error {
 	case policy.File:
 		m.dirs["/etc/netns"], m.dirs[filepath.Dir(o.Path)] = true, true
 	}
-	if op.Verb == policy.Remove {
+	switch op.Verb {
+	case policy.Remove:
 		m.remove(op.Object)
+		return nil
+	case policy.Release:
+		b := op.Object.(policy.Bridge)
+		delete(m.have, b)
+		link := policy.HostLink{MTU: b.MTU, Running: b.Up, Made: true}
+		for o := range m.have {
+			if a, ok := o.(policy.Addr); ok && a.Netns == "" && a.Link == b.Name {
+				delete(m.have, o)
+				link.Addrs = append(link.Addrs, a.Prefix)
+			}
+		}
+		m.links[b.Name] = link
 		return nil
 	}
 	if op.Have != nil {

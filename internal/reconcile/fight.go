@@ -19,14 +19,16 @@ type fight struct {
 
 const (
 	freeHeals  = 5                // at once, without waiting
+	moreHeals  = 30               // of what NetworkManager undoes whenever a user reactivates or reapplies a lane's profile
 	maxHold    = 30 * time.Second // between two heals in a long war
 	peaceAfter = 2 * maxHold      // without an undoing the war is over
 )
 
 // hold takes out of ops what has been undone too often to be done now. It
 // returns the rest, when to look again (0: nothing held), and what is held with
-// how often it was undone. converged is what a clean pass wanted last.
-func (f fights) hold(ops []policy.Op, converged policy.State) (rest []policy.Op, wait time.Duration, held map[policy.Object]int) {
+// how often it was undone. converged is what a clean pass wanted last; patient
+// tells what may be undone more often without being a fight.
+func (f fights) hold(ops []policy.Op, converged policy.State, patient func(policy.Object) bool) (rest []policy.Op, wait time.Duration, held map[policy.Object]int) {
 	now := time.Now()
 	for o, x := range f {
 		if now.Sub(x.last) > peaceAfter {
@@ -56,8 +58,12 @@ func (f fights) hold(ops []policy.Op, converged policy.State) (rest []policy.Op,
 		}
 		x.healed++
 		x.last = now
-		if x.healed >= freeHeals {
-			x.next = now.Add(min(time.Second<<min(x.healed-freeHeals, 10), maxHold))
+		free := freeHeals
+		if x.healed >= free && patient(op.Object) {
+			free = moreHeals
+		}
+		if x.healed >= free {
+			x.next = now.Add(min(time.Second<<min(x.healed-free, 10), maxHold))
 		}
 		rest = append(rest, op)
 	}

@@ -16,6 +16,9 @@ import (
 // ErrNoLane says that there is no lane of that name.
 var ErrNoLane = errors.New("no such lane")
 
+// errProfile says that a lane is up and down by a NetworkManager profile.
+var errProfile = errors.New("it has a profile")
+
 // List returns every lane's status, by name.
 func (l *Loop) List(ctx context.Context) (out []Status, err error) {
 	err = l.do(ctx, func() { out = l.list() })
@@ -29,7 +32,13 @@ func (l *Loop) Up(ctx context.Context, name string, changes map[string]any) (Sta
 		return Status{}, err
 	}
 	return l.change(ctx, name, 1, func() error {
-		_, exists := l.known()[name]
+		if owner, ok := l.lanes.owner[name]; ok {
+			if len(changes) == 0 && l.lanes.wanted[name] && l.lanes.held[name] == "" {
+				return nil
+			}
+			return fmt.Errorf("%s is NetworkManager's: %w: nmcli connection up %s, or to change it, uplane profile add %s", name, errProfile, quote(owner), name)
+		}
+		_, exists := l.lanes.known[name]
 		_, broken := l.config.Broken[name]
 		switch {
 		case exists && len(changes) == 0:
@@ -52,6 +61,9 @@ func (l *Loop) Down(ctx context.Context, name string) (Status, error) {
 		if err := l.exists(name); err != nil {
 			return err
 		}
+		if owner, ok := l.lanes.owner[name]; ok {
+			return fmt.Errorf("%s is NetworkManager's: %w: nmcli connection down %s", name, errProfile, quote(owner))
+		}
 		return l.memory.want(name, state.WantDown)
 	})
 }
@@ -62,7 +74,11 @@ func (l *Loop) Remove(ctx context.Context, name string) error {
 		if err := l.exists(name); err != nil {
 			return err
 		}
-		if err := config.Remove(l.Dirs, name); err != nil {
+		owner, profile := l.lanes.owner[name]
+		if profile && !slices.ContainsFunc(l.config.Lanes, func(c config.Lane) bool { return c.Name == name }) && l.config.Broken[name] == nil {
+			return fmt.Errorf("%s is NetworkManager's: %w: uplane profile remove %s, or nmcli connection delete %s", name, errProfile, name, quote(owner))
+		}
+		if err := config.Remove(l.Dirs, name); err != nil || profile {
 			return err
 		}
 		return l.memory.forget(name)
@@ -83,9 +99,10 @@ func (l *Loop) Reload(ctx context.Context) (errs []error, err error) {
 // is down it tells what up would do.
 func (l *Loop) Plan(ctx context.Context, name string) (lines []string, err error) {
 	derr := l.do(ctx, func() {
-		lane, ok := l.known()[name]
+		l.survey()
+		lane, ok := l.lanes.known[name]
 		if !ok {
-			if err = l.config.Broken[name]; err == nil {
+			if err = l.lanes.broken[name]; err == nil {
 				err = l.exists(name)
 			}
 			return
@@ -104,7 +121,7 @@ func (l *Loop) Plan(ctx context.Context, name string) (lines []string, err error
 				return
 			}
 		}
-		for _, op := range policy.Diff(v.have, v.want) {
+		for _, op := range append(v.released, policy.Diff(v.have, v.want)...) {
 			lines = append(lines, op.Shell()...)
 		}
 	})
@@ -119,6 +136,7 @@ const removalPasses = 2
 // passes are made, whose result for name it returns.
 func (l *Loop) change(ctx context.Context, name string, passes int, f func() error) (st Status, err error) {
 	derr := l.do(ctx, func() {
+		l.survey()
 		if err = f(); err != nil {
 			return
 		}
@@ -148,8 +166,8 @@ func (l *Loop) exists(name string) error {
 	if err := policy.CheckLaneName(name); err != nil {
 		return err
 	}
-	_, known := l.known()[name]
-	_, broken := l.config.Broken[name]
+	_, known := l.lanes.known[name]
+	_, broken := l.lanes.broken[name]
 	if !known && !broken {
 		return fmt.Errorf("%s: %w", name, ErrNoLane)
 	}
@@ -167,28 +185,11 @@ func (l *Loop) readConfig() []error {
 	return errs
 }
 
-// known returns every lane that there is: the configured ones, and for a file that is
-// broken the lane as it last was.
-func (l *Loop) known() map[string]policy.Lane {
-	out := make(map[string]policy.Lane, len(l.config.Lanes))
-	for _, c := range l.config.Lanes {
-		out[c.Name] = c.Lane
-	}
-	for name, saved := range l.memory.state.Lanes {
-		if _, broken := l.config.Broken[name]; broken || l.config.Partial {
-			if _, ok := out[name]; !ok && saved.Definition != nil {
-				out[name] = *saved.Definition
-			}
-		}
-	}
-	return out
-}
-
 // wanted returns the lanes that shall be up, by name.
 func (l *Loop) wanted() []policy.Lane {
 	var out []policy.Lane
-	for name, lane := range l.known() {
-		if want := l.memory.run.Lanes[name].Want; want == state.WantUp || want == "" && lane.Enabled {
+	for name, lane := range l.lanes.known {
+		if l.lanes.wanted[name] {
 			out = append(out, lane)
 		}
 	}
@@ -199,8 +200,9 @@ func (l *Loop) wanted() []policy.Lane {
 // numbered returns lanes and those that are down but have numbers: theirs stay theirs.
 func (l *Loop) numbered(lanes []policy.Lane) []policy.Lane {
 	out := slices.Clone(lanes)
-	for name, lane := range l.known() {
-		if _, has := l.memory.state.Lanes[name]; has && !slices.ContainsFunc(lanes, func(w policy.Lane) bool { return w.Name == name }) {
+	for name, lane := range l.lanes.known {
+		_, has := l.memory.state.Lanes[name]
+		if (has || lane.External) && !slices.ContainsFunc(lanes, func(w policy.Lane) bool { return w.Name == name }) {
 			out = append(out, lane)
 		}
 	}

@@ -101,6 +101,10 @@ func (m *memory) before(ops []policy.Op, v *view, k Kernel, f Firewall) error {
 	}
 	for _, op := range ops {
 		switch o := op.Object.(type) {
+		case policy.Bridge:
+			if op.Verb == policy.Release {
+				changed = m.released(o.Name, v) || changed
+			}
 		case policy.Sysctl:
 			// Our own links' switches go with them.
 			_, foreign := v.host.Links[o.Link()]
@@ -129,10 +133,21 @@ func (m *memory) before(ops []policy.Op, v *view, k Kernel, f Firewall) error {
 	return m.runs.Set(m.run)
 }
 
+// released notes that the switches of a bridge were ours from its birth, when they were at their defaults.
+func (m *memory) released(bridge string, v *view) (changed bool) {
+	for o := range v.have {
+		if s, ok := o.(policy.Sysctl); ok && s.Link() == bridge {
+			m.run.Sysctl[s.Key] = 0
+			changed = true
+		}
+	}
+	return changed
+}
+
 // after notes how lanes are now. With clean set nothing was left to do, so what
 // was kept for undoing can go where nothing is left to undo.
-func (m *memory) after(v *view, tables []string, k Kernel, clean bool) error {
-	return errors.Join(m.afterState(v), m.afterRun(v, tables, k, clean))
+func (m *memory) after(v *view, lanes *lanes, tables []string, k Kernel, clean bool) error {
+	return errors.Join(m.afterState(v), m.afterRun(v, lanes, tables, k, clean))
 }
 
 func (m *memory) afterState(v *view) error {
@@ -152,9 +167,24 @@ func (m *memory) afterState(v *view) error {
 	return m.states.Set(m.state)
 }
 
-func (m *memory) afterRun(v *view, tables []string, k Kernel, clean bool) error {
+func (m *memory) afterRun(v *view, lanes *lanes, tables []string, k Kernel, clean bool) error {
 	changed := !slices.Equal(m.run.Tables, tables)
 	m.run.Tables = tables
+	for name := range lanes.known {
+		l := m.run.Lanes[name]
+		if profile := lanes.known[name].External && lanes.wanted[name]; profile != l.Profile {
+			l.Profile = profile
+			m.run.Lanes[name] = l
+			changed = true
+		}
+	}
+	for name, l := range m.run.Lanes {
+		if _, known := lanes.known[name]; l.Profile && !known {
+			l.Profile = false
+			m.run.Lanes[name] = l
+			changed = true
+		}
+	}
 	for _, st := range v.lanes {
 		l := m.run.Lanes[st.Lane.Name]
 		if st.Uplink != nil && (l.Uplink == nil || !reflect.DeepEqual(*l.Uplink, *st.Uplink)) {

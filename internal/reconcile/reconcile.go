@@ -67,9 +67,10 @@ type Options struct {
 
 // Uplinks is what NetworkManager last said.
 type Uplinks struct {
-	All     []policy.Uplink
-	Known   bool // it has spoken since this process started
-	Running bool // it is on the bus now
+	All      []policy.Uplink
+	Profiles []policy.Profile // that ask for a lane
+	Known    bool             // it has spoken since this process started
+	Running  bool             // it is on the bus now
 }
 
 // Loop owns everything that lanes are made of.
@@ -78,12 +79,15 @@ type Loop struct {
 	calls chan func()
 
 	config    config.Config
+	lanes     lanes // as of the last survey
 	memory    memory
 	current   map[string]string // lane to its uplink's interface
 	statuses  map[string]Status
 	converged policy.State // what a clean pass wanted last; nil before the first
 	fights    fights
 	failures  int
+
+	complained map[string]bool // what was logged of profiles that no lane can come from
 }
 
 // New prepares a loop; Run starts it.
@@ -91,6 +95,7 @@ func New(o Options) *Loop {
 	return &Loop{
 		Options: o, calls: make(chan func()),
 		memory: recall(o.States, o.Runs), current: map[string]string{}, statuses: map[string]Status{}, fights: fights{},
+		complained: map[string]bool{},
 	}
 }
 
@@ -159,6 +164,7 @@ func (l *Loop) do(ctx context.Context, f func()) error {
 // view is one look at everything, and what follows from it.
 type view struct {
 	have, want policy.State
+	released   []policy.Op // bridges of ours that have become NetworkManager's
 	host       *policy.Host
 	lanes      []policy.LaneStatus
 	allocs     map[string]policy.Allocation
@@ -166,8 +172,9 @@ type view struct {
 }
 
 // look observes and decides; it changes nothing. Lanes that are wanted beside
-// the configured ones are in extra.
+// those that are anyway are in extra.
 func (l *Loop) look(extra ...policy.Lane) (*view, error) {
+	l.survey()
 	saved := l.memory.sysctls()
 	keys := slices.Collect(maps.Keys(saved))
 	for o := range l.converged {
@@ -189,14 +196,18 @@ func (l *Loop) look(extra ...policy.Lane) (*view, error) {
 		have.Add(c)
 	}
 	v := &view{have: have, host: host}
+	if from := l.Uplinks(); from.Known && from.Running {
+		policy.TakeBack(have, host, from.Profiles)
+	}
 
 	lanes := append(l.wanted(), extra...)
+	v.released = policy.TakeOver(have, host, lanes, l.lanes.held)
 	var clashes map[string]string
 	v.allocs, clashes = policy.Allocate(l.numbered(lanes), l.memory.allocations(), host)
 	uplinks := l.uplinks(v)
 	v.want, v.lanes = policy.Build(policy.Input{
 		Lanes: lanes, Uplinks: uplinks, Host: host, Allocs: v.allocs, Clashes: clashes,
-		Current: l.current, Saved: saved,
+		Current: l.current, Saved: saved, Held: l.lanes.held,
 	})
 	// A switch that was not asked for before is read now, so that Diff knows it.
 	for o := range v.want {
@@ -242,8 +253,8 @@ func (l *Loop) pass() (again time.Duration) {
 		l.Kernel.Invalidate()
 		return l.backoff()
 	}
-	ops := policy.Diff(v.have, v.want)
-	ops, wait, undone := l.fights.hold(ops, l.converged)
+	ops, wait, undone := l.fights.hold(policy.Diff(v.have, v.want), l.converged, v.managed)
+	ops = append(v.released, ops...)
 	operations = len(ops)
 	if len(ops) > 0 {
 		if err := l.memory.before(ops, v, l.Kernel, l.Firewall); err != nil {
@@ -267,7 +278,7 @@ func (l *Loop) pass() (again time.Duration) {
 			l.Log.Warn("remove empty tables", "error", err)
 		}
 	}
-	if err := l.memory.after(v, l.Firewall.Created(), l.Kernel, clean); err != nil {
+	if err := l.memory.after(v, &l.lanes, l.Firewall.Created(), l.Kernel, clean); err != nil {
 		l.Log.Error("save state", "error", err)
 	}
 	l.publish(v, failed, undone)

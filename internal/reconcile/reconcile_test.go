@@ -323,7 +323,8 @@ func TestCrashAnywhere(t *testing.T) {
 		crashes++
 		d.restart()
 		d.settle()
-		if _, known := d.known()["one"]; !known && d.trace() != before {
+		d.survey()
+		if _, known := d.lanes.known["one"]; !known && d.trace() != before {
 			t.Fatalf("a crash before operation %d leaves\n%s\nnot\n%s", n, d.trace(), before)
 		}
 		d.file("one", text) // it may be gone

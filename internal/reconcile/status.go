@@ -57,18 +57,25 @@ func (l *Loop) publish(v *view, failed map[string]string, undone map[policy.Obje
 		if !running && st.Uplink != nil {
 			worsen(&st, "NetworkManager is not running, so the lane keeps its last uplink and can't follow changes")
 		}
-		if err := l.config.Broken[st.Lane.Name]; err != nil {
+		if err := l.lanes.broken[st.Lane.Name]; err != nil {
 			worsen(&st, err.Error()+"; the lane stays as it was")
+		}
+		for _, note := range l.lanes.notes[st.Lane.Name] {
+			worsen(&st, note)
 		}
 		st.Want = nil
 		next[st.Lane.Name] = Status{LaneStatus: st}
 	}
-	for name, lane := range l.known() {
+	for name, lane := range l.lanes.known {
 		if _, ok := next[name]; !ok {
-			next[name] = Status{LaneStatus: policy.LaneStatus{Lane: lane, State: policy.Down}}
+			st := policy.LaneStatus{Lane: lane, State: policy.Down}
+			if owner, ok := l.lanes.owner[name]; ok {
+				st.Reason = fmt.Sprintf("its profile %s is down in NetworkManager: nmcli connection up %s", owner, quote(owner))
+			}
+			next[name] = Status{LaneStatus: st}
 		}
 	}
-	for name, err := range l.config.Broken {
+	for name, err := range l.lanes.broken {
 		if _, ok := next[name]; !ok {
 			next[name] = Status{LaneStatus: policy.LaneStatus{Lane: policy.Lane{Name: name}, State: policy.Error, Reason: err.Error()}}
 		}

@@ -28,6 +28,8 @@ type Run struct {
 type LaneRun struct {
 	Want   Want           `json:"want,omitempty"`
 	Uplink *policy.Uplink `json:"uplink,omitempty"` // the last one; nil: none yet
+	// Profile: it was up by its NetworkManager profile when that was last seen.
+	Profile bool `json:"profile,omitempty"`
 }
 
 // Want is what a user said about a lane, over its file's "enabled".

@@ -1,0 +1,123 @@
+package nm
+
+import (
+	"net/netip"
+	"strings"
+
+	"github.com/godbus/dbus/v5"
+
+	"uplane/policy"
+)
+
+// User keys in a profile's [user] section.
+const (
+	userPrefix  = "org.uplane."
+	laneKey     = "lane"  // on a bridge: the lane that lives on it
+	lanesKey    = "lanes" // on an uplink: the lanes that it serves
+	lanePrefix  = "ul-"   // an interface of this name is a lane's, without any key
+	maxUserKeys = 32
+	maxUserText = 4096
+)
+
+// Flags of a Settings.Connection, from NMSettingsConnectionFlags.
+const (
+	flagGenerated = 0x2 // NetworkManager's own description of a device that somebody else set up
+	flagExternal  = 0x8
+)
+
+// profile is a Settings.Connection object with its settings, which are no property: see reading.go.
+type profile struct {
+	policy.Profile // Lane is empty when it asks for none
+	read           bool
+	flags          uint32
+	limited        bool
+	lanes          []string
+}
+
+// settings are a profile's, by section and key, each value as D-Bus has it.
+type settings = map[string]map[string]any
+
+// decodeProfile takes from a profile's settings what concerns lanes. The texts
+// are fit to print and bounded, no more: whoever acts on them checks them.
+func decodeProfile(s settings) profile {
+	p := profile{read: true}
+	p.UUID, p.Name = text(s, "connection", "uuid"), text(s, "connection", "id")
+	user := userKeys(s)
+	if names, ok := user[lanesKey]; ok {
+		p.limited, p.lanes = true, fields(names)
+	}
+	if text(s, "connection", "type") != "bridge" {
+		return p
+	}
+	p.Interface, p.Method = text(s, "connection", "interface-name"), text(s, "ipv4", "method")
+	p.Lane, p.Named = user[laneKey]
+	if !p.Named {
+		p.Lane, _ = strings.CutPrefix(p.Interface, lanePrefix)
+		if p.Lane == p.Interface {
+			p.Lane = ""
+		}
+	}
+	p.Address = firstAddress(s)
+	for name, value := range user {
+		if name != laneKey && name != lanesKey {
+			if p.Keys == nil {
+				p.Keys = map[string]string{}
+			}
+			p.Keys[name] = value
+		}
+	}
+	return p
+}
+
+// text is a setting that is a string.
+func text(s settings, section, key string) string {
+	v, _ := s[section][key].(string)
+	if len(v) > maxUserText {
+		return ""
+	}
+	return printable(v)
+}
+
+// userKeys are those with our prefix, without it.
+func userKeys(s settings) map[string]string {
+	data, _ := s["user"]["data"].(map[string]string)
+	var out map[string]string
+	for name, value := range data {
+		name, ours := strings.CutPrefix(name, userPrefix)
+		if !ours || len(name) > maxUserText || len(value) > maxUserText || len(out) == maxUserKeys {
+			continue
+		}
+		if out == nil {
+			out = map[string]string{}
+		}
+		out[printable(name)] = printable(value)
+	}
+	return out
+}
+
+// fields are the words of a list with commas, or with the semicolons that keyfiles use.
+func fields(list string) []string {
+	return strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == ';' || r == ' ' })
+}
+
+// firstAddress is the first of ipv4.addresses.
+func firstAddress(s settings) netip.Prefix {
+	var first props
+	switch data := s["ipv4"]["address-data"].(type) {
+	case []map[string]dbus.Variant:
+		if len(data) > 0 {
+			first = data[0]
+		}
+	case []map[string]any: // gonetworkmanager has taken the variants off
+		if len(data) > 0 {
+			address, _ := data[0]["address"].(string)
+			bits, _ := data[0]["prefix"].(uint32)
+			first = props{"address": dbus.MakeVariant(address), "prefix": dbus.MakeVariant(bits)}
+		}
+	}
+	address, _ := (&config{}).decodePrefix(first, "address")
+	return address
+}
+
+// generated tells that no user made the profile.
+func (p *profile) generated() bool { return p.flags&(flagGenerated|flagExternal) != 0 }
