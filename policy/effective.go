@@ -23,8 +23,7 @@ func (u Uplink) Effective(h *Host, fresh bool) Uplink {
 	var best *HostRoute
 	for i := range h.Routes {
 		r := &h.Routes[i]
-		if r.Dev == u.Interface && r.Dst.Bits() == 0 && r.Dst.Addr().Is4() && byManager(r.Protocol) &&
-			(best == nil || u.better(r, best)) {
+		if r.managed(u.Interface) && (best == nil || u.better(r, best)) {
 			best = r
 		}
 	}
@@ -39,6 +38,17 @@ func (u Uplink) Effective(h *Host, fresh bool) Uplink {
 		}
 	}
 	return u
+}
+
+// Leaves tells whether the kernel has an IPv4 default route of NetworkManager's by
+// an interface.
+func (h *Host) Leaves(iface string) bool {
+	return slices.ContainsFunc(h.Routes, func(r HostRoute) bool { return r.managed(iface) })
+}
+
+// managed tells whether r is an IPv4 default of NetworkManager's by an interface.
+func (r *HostRoute) managed(iface string) bool {
+	return r.Dev == iface && r.Dst.Bits() == 0 && r.Dst.Addr().Is4() && byManager(r.Protocol)
 }
 
 // byManager tells whether NetworkManager writes routes with protocol p.

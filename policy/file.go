@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // File is a lane's resolv.conf. It is rewritten in place: running programs have
@@ -35,12 +36,12 @@ func resolvConf(lane string, servers []netip.Addr, search []string) File {
 	return File{ResolvConfPath(lane), b.String()}
 }
 
-var domain = regexp.MustCompile(`^[A-Za-z0-9_-][A-Za-z0-9_.-]*$`)
+var domain = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9_-][A-Za-z0-9_.-]*$`) })
 
 // notDomain leaves out what the network sends and no resolver searches: what
 // would break out of the file's line, and "~example.com", by which
 // NetworkManager only routes queries.
-func notDomain(s string) bool { return !domain.MatchString(s) }
+func notDomain(s string) bool { return !domain().MatchString(s) }
 
 func (f File) key() key { return key{kind: kindFile, name: f.Path} }
 

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"net/netip"
 	"regexp"
+	"sync"
 )
 
 // Lane is what the user asks for: one lane file, with every default of
@@ -39,15 +40,27 @@ const (
 	IPv6Off  IPv6Mode = "off"
 )
 
-var laneName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,31}$`)
-
 // CheckLaneName returns an error that tells the allowed form unless name can be
 // a lane's name. Lane names become file, namespace and object-path names.
 func CheckLaneName(name string) error {
-	if !laneName.MatchString(name) {
+	if !isLaneName(name) {
 		return fmt.Errorf("invalid lane name %q: use 1 to 32 of a-z 0-9 _ -, the first a letter or digit", name)
 	}
 	return nil
+}
+
+// isLaneName is no regular expression, for to compile one would be a part of what
+// "uplane run" takes.
+func isLaneName(name string) bool {
+	for i := range len(name) {
+		switch c := name[i]; {
+		case 'a' <= c && c <= 'z' || '0' <= c && c <= '9':
+		case i > 0 && (c == '-' || c == '_'):
+		default:
+			return false
+		}
+	}
+	return 0 < len(name) && len(name) <= 32
 }
 
 // CheckInterfaceName returns an error unless the kernel would take name for a
@@ -60,13 +73,14 @@ func CheckInterfaceName(name string) error {
 	case ".", "..", "all", "default":
 		return fmt.Errorf("invalid interface name %q: the kernel keeps it for itself; use another", name)
 	}
-	if !interfaceName.MatchString(name) {
+	if !interfaceName().MatchString(name) {
 		return fmt.Errorf("invalid interface name %q: use 1 to 15 of a-z A-Z 0-9 . _ -, the first no dash", name)
 	}
 	return nil
 }
 
-var interfaceName = regexp.MustCompile(`^[A-Za-z0-9._][A-Za-z0-9._-]{0,14}$`)
+// interfaceName, as every pattern here, is compiled when it is first used.
+var interfaceName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9._][A-Za-z0-9._-]{0,14}$`) })
 
 // Lanes' tables and subnets must stay clear of what the kernel reserves.
 const (

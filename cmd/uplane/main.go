@@ -63,6 +63,8 @@ func hint(err error) string {
 		return "systemctl start uplaned, or sudo uplaned"
 	case errors.Is(err, bus.ErrDenied):
 		return "the same with sudo"
+	case errors.Is(err, errFollowed):
+		return "uplane reload, uplane status"
 	case errors.Is(err, bus.ErrNoBus):
 		return "systemctl status dbus"
 	}
@@ -94,7 +96,8 @@ the machine stays on its default route.`,
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(upCommand(), downCommand(), removeCommand(), listCommand(), statusCommand(), planCommand(), reloadCommand(), runCommand())
+	root.AddCommand(upCommand(), downCommand(), removeCommand(), listCommand(), statusCommand(), planCommand(), reloadCommand(), runCommand(),
+		applyCommand(), dispatchCommand())
 	return root
 }
 

@@ -5,6 +5,7 @@ package reconcile
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"maps"
 	"slices"
@@ -82,6 +83,9 @@ type Loop struct {
 	converged policy.State // what a clean pass wanted last; nil before the first
 	fights    fights
 	failures  int
+	clean     bool // the last pass found nothing to do
+	published bool // statuses are there
+	waiters   []*waiter
 }
 
 // New prepares a loop; Run starts it.
@@ -116,6 +120,30 @@ func (l *Loop) Run(ctx context.Context) error {
 	}
 }
 
+// maxPasses bounds Once: what fails is tried again for some three seconds.
+const maxPasses = 6
+
+// ErrUnsettled says that passes kept finding something to do.
+var ErrUnsettled = errors.New("the lanes did not settle")
+
+// Once reads the configuration and makes passes until one finds nothing to do. It
+// is for a loop that does not Run.
+func (l *Loop) Once(ctx context.Context) ([]Status, error) {
+	l.readConfig()
+	for range maxPasses {
+		again := l.pass()
+		if l.clean {
+			return l.list(), nil
+		}
+		select {
+		case <-ctx.Done():
+			return l.list(), errors.Join(ErrUnsettled, ctx.Err())
+		case <-time.After(again):
+		}
+	}
+	return l.list(), ErrUnsettled
+}
+
 // do runs f on the loop's goroutine and waits for it.
 func (l *Loop) do(ctx context.Context, f func()) error {
 	done := make(chan struct{})
@@ -133,6 +161,7 @@ type view struct {
 	have, want policy.State
 	host       *policy.Host
 	lanes      []policy.LaneStatus
+	uplinks    []policy.Uplink
 	allocs     map[string]policy.Allocation
 	fresh      bool // an uplink's routes come from the kernel, ahead of NetworkManager
 }
@@ -165,9 +194,9 @@ func (l *Loop) look(extra ...policy.Lane) (*view, error) {
 	lanes := append(l.wanted(), extra...)
 	var clashes map[string]string
 	v.allocs, clashes = policy.Allocate(l.numbered(lanes), l.memory.allocations(), host)
-	uplinks := l.uplinks(v)
+	v.uplinks = l.uplinks(v)
 	v.want, v.lanes = policy.Build(policy.Input{
-		Lanes: lanes, Uplinks: uplinks, Host: host, Allocs: v.allocs, Clashes: clashes,
+		Lanes: lanes, Uplinks: v.uplinks, Host: host, Allocs: v.allocs, Clashes: clashes,
 		Current: l.current, Saved: saved,
 	})
 	// A switch that was not asked for before is read now, so that Diff knows it.
@@ -195,7 +224,7 @@ func (l *Loop) uplinks(v *view) []policy.Uplink {
 		if !from.Running && u.Phase == policy.PhaseActive {
 			u.Phase = policy.PhaseChanging
 		}
-		fresh := l.Kernel.Fresh(u.Interface)
+		fresh := l.Kernel.Fresh(u.Interface) || l.awaited(u.Interface)
 		v.fresh = v.fresh || fresh
 		out = append(out, u.Effective(v.host, fresh))
 	}
@@ -205,6 +234,7 @@ func (l *Loop) uplinks(v *view) []policy.Uplink {
 // pass makes one comparison and carries out what it finds. It returns after
 // what time to look again without a poke; 0: never.
 func (l *Loop) pass() (again time.Duration) {
+	l.clean = false
 	v, err := l.look()
 	if err != nil {
 		l.Log.Error("observe", "error", err)
@@ -228,11 +258,12 @@ func (l *Loop) pass() (again time.Duration) {
 		l.Kernel.Invalidate()
 		wait = l.backoff()
 	}
-	clean := len(ops) == 0 && len(undone) == 0
-	if err := l.memory.after(v, l.Firewall.Created(), l.Kernel, clean); err != nil {
+	l.clean = len(ops) == 0 && len(undone) == 0
+	if err := l.memory.after(v, l.Firewall.Created(), l.Kernel, l.clean); err != nil {
 		l.Log.Error("save state", "error", err)
 	}
 	l.publish(v, failed, undone)
+	l.wake(v, failed)
 	if v.fresh && (wait == 0 || wait > l.Grace) {
 		wait = l.Grace // NetworkManager may have said nothing, or something else
 	}
