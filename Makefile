@@ -45,6 +45,13 @@ install: build ## binaries and everything in packaging/, below DESTDIR
 	install -D -m 644 packaging/dbus/org.uplane.Uplane1.conf $(DESTDIR)$(PREFIX)/share/dbus-1/system.d/org.uplane.Uplane1.conf
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
 	sed 's,@PREFIX@,$(PREFIX),' packaging/systemd/uplaned.service > $(DESTDIR)$(PREFIX)/lib/systemd/system/uplaned.service
+	install -D -m 644 packaging/systemd/uplane-lane@.target $(DESTDIR)$(PREFIX)/lib/systemd/system/uplane-lane@.target
+	@# NetworkManager runs only scripts that belong to root and that nobody else can write to.
+	for script in 50-uplane pre-up.d/50-uplane; do \
+		to=$(DESTDIR)$(PREFIX)/lib/NetworkManager/dispatcher.d/$$script; \
+		install -D -m 755 packaging/networkmanager/dispatcher.d/$$script $$to && \
+		sed -i 's,@PREFIX@,$(PREFIX),' $$to || exit 1; \
+	done
 	install -D -m 644 packaging/iproute2/uplane.conf $(DESTDIR)/etc/iproute2/rt_protos.d/uplane.conf
 	install -D -m 644 packaging/networkmanager/90-uplane.conf $(DESTDIR)$(PREFIX)/lib/NetworkManager/conf.d/90-uplane.conf
 

@@ -79,15 +79,9 @@ const maxProfile = 64
 // limit cuts s after n bytes.
 func limit(s string, n int) string { return s[:min(len(s), n)] }
 
-// Awaits returns the profile that the interface has to be on before the event is
-// dealt with. NetworkManager calls a device activated only when its pre-up
-// scripts have ended. A VPN's profile is not that of its device.
-func (e Event) Awaits() string {
-	if e.Action == PreUp {
-		return e.UUID
-	}
-	return ""
-}
+// Held tells whether NetworkManager waits for the event's scripts before it calls
+// the device activated. A VPN has no device of its own that it could hold back.
+func (e Event) Held() bool { return e.Action == PreUp }
 
 // String is the event for messages, safe to print.
 func (e Event) String() string {

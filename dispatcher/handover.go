@@ -16,8 +16,12 @@ var ErrAbsent = errors.New("there is no daemon")
 
 // Handlers are those who deal with events.
 type Handlers struct {
-	// Settle starts the daemon if need be, and waits until its lanes have followed
-	// the interface. Its error is ErrAbsent when there is none.
+	// Tell has the daemon look again, and starts it if need be. It waits for nothing
+	// else: the dispatcher keeps events in a queue, so a slow script for one delays
+	// the activation that another one holds. ErrAbsent: there is no daemon.
+	Tell func(ctx context.Context, iface string) error
+	// Settle does that and waits until the lanes have followed the interface and,
+	// if there is one, the profile. ErrAbsent: there is no daemon.
 	Settle func(ctx context.Context, iface, uuid string) error
 	// Apply makes all lanes true once, without a daemon.
 	Apply func(ctx context.Context) error
@@ -27,7 +31,12 @@ type Handlers struct {
 func (h Handlers) Handle(ctx context.Context, e Event) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, Limit, fmt.Errorf("not done after %v; it goes on without being waited for", Limit))
 	defer cancel()
-	err := h.Settle(ctx, e.Interface, e.Awaits())
+	var err error
+	if e.Held() {
+		err = h.Settle(ctx, e.Interface, e.UUID)
+	} else {
+		err = h.Tell(ctx, e.Interface)
+	}
 	if errors.Is(err, ErrAbsent) {
 		err = h.Apply(ctx)
 	}

@@ -43,7 +43,7 @@ func dispatch(ctx context.Context, args, environ []string) {
 	}
 	// Whatever hangs (the bus, a netlink call), NetworkManager waits no longer.
 	time.AfterFunc(dispatcher.Limit+grace, func() { os.Exit(0) })
-	if err := (dispatcher.Handlers{Settle: settle, Apply: applyQuietly}).Handle(ctx, event); err != nil {
+	if err := (dispatcher.Handlers{Tell: tell, Settle: settle, Apply: applyQuietly}).Handle(ctx, event); err != nil {
 		report(fmt.Errorf("dispatch: %w", err), hint(err))
 	}
 }
@@ -51,13 +51,16 @@ func dispatch(ctx context.Context, args, environ []string) {
 // grace is for saying what took so long.
 const grace = 200 * time.Millisecond
 
+func tell(ctx context.Context, iface string) error {
+	return orAbsent(withDaemon(ctx, func(c *bus.Client) error { return c.Tell(ctx, iface) }))
+}
+
 func settle(ctx context.Context, iface, uuid string) error {
-	client, err := bus.Dial(ctx)
-	if err != nil {
-		return err
-	}
-	defer client.Close()
-	if err = client.Settle(ctx, iface, uuid); errors.Is(err, bus.ErrNoDaemon) {
+	return orAbsent(withDaemon(ctx, func(c *bus.Client) error { return c.Settle(ctx, iface, uuid) }))
+}
+
+func orAbsent(err error) error {
+	if errors.Is(err, bus.ErrNoDaemon) {
 		return dispatcher.ErrAbsent
 	}
 	return err

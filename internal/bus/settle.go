@@ -20,8 +20,24 @@ func (m methods) Settle(iface, uuid string) *dbus.Error {
 	return failure(m.s.manager.Settle(ctx, iface, uuid))
 }
 
-// Settle is the client's side. Other than all other calls it has the bus start
-// the daemon; its error is ErrNoDaemon if that can't be.
+// Tell has the daemon look again, without waiting for it. The bus starts one that
+// is not running, which then looks anyway; ErrNoDaemon says that this can't be.
+func (c *Client) Tell(ctx context.Context, iface string) error {
+	running, err := c.Running(ctx)
+	if err != nil {
+		return err
+	}
+	if running {
+		return c.object.CallWithContext(ctx, Interface+".Settle", dbus.FlagNoReplyExpected, iface, "").Err
+	}
+	err = c.conn.BusObject().CallWithContext(ctx, "org.freedesktop.DBus.StartServiceByName", 0, Name, uint32(0)).Err
+	if absent(err) {
+		return ErrNoDaemon
+	}
+	return err
+}
+
+// Settle is the client's side. As Tell it has the bus start the daemon.
 func (c *Client) Settle(ctx context.Context, iface, uuid string) error {
 	err := c.object.CallWithContext(ctx, Interface+".Settle", 0, iface, uuid).Err
 	if absent(err) {

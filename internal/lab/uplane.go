@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -47,11 +48,11 @@ func Build(dir string, flags ...string) error {
 
 // Install puts the binaries of a folder, and what comes with them, into the host.
 func (w *World) Install(bin string) (*Uplane, error) {
-	root, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "uplane").Output()
+	root, err := moduleRoot()
 	if err != nil {
-		return nil, fmt.Errorf("find the module: %w", err)
+		return nil, err
 	}
-	packaging := filepath.Join(strings.TrimSpace(string(root)), "packaging")
+	packaging := filepath.Join(root, "packaging")
 	for from, to := range map[string]string{
 		filepath.Join(bin, "uplane"):  "/usr/bin/uplane",
 		filepath.Join(bin, "uplaned"): "/usr/sbin/uplaned",
@@ -76,6 +77,37 @@ func (w *World) Install(bin string) (*Uplane, error) {
 		return nil, fmt.Errorf("make NetworkManager read its configuration: %w: %s", err, out)
 	}
 	return &Uplane{world: w}, nil
+}
+
+// InstallDispatcher puts our NetworkManager dispatcher scripts into the host, where Install does not:
+// a test that looks at the daemon alone should not have another that helps it.
+func (u *Uplane) InstallDispatcher() error {
+	root, err := moduleRoot()
+	if err != nil {
+		return err
+	}
+	for _, script := range []string{"50-uplane", "pre-up.d/50-uplane"} {
+		text, err := os.ReadFile(filepath.Join(root, "packaging/networkmanager/dispatcher.d", script))
+		if err != nil {
+			return err
+		}
+		to := u.world.Host.Path("/usr/lib/NetworkManager/dispatcher.d/" + script)
+		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(to, bytes.ReplaceAll(text, []byte("@PREFIX@"), []byte("/usr")), 0o755); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func moduleRoot() (string, error) {
+	root, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "uplane").Output()
+	if err != nil {
+		return "", fmt.Errorf("find the module: %w", err)
+	}
+	return strings.TrimSpace(string(root)), nil
 }
 
 func copyFile(from, to string) error {
