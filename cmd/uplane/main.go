@@ -97,7 +97,7 @@ the machine stays on its default route.`,
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(upCommand(), downCommand(), removeCommand(), listCommand(), statusCommand(), planCommand(), reloadCommand(), runCommand(),
-		applyCommand(), dispatchCommand())
+		applyCommand(), adoptCommand(), dispatchCommand())
 	return root
 }
 

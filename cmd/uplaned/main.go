@@ -20,6 +20,7 @@ import (
 	"uplane/internal/engine"
 	"uplane/internal/reconcile"
 	"uplane/internal/state"
+	"uplane/internal/units"
 	"uplane/nm"
 )
 
@@ -66,20 +67,23 @@ func serve(o options, stderr io.Writer) error {
 	trigger := reconcile.NewTrigger()
 	watcher := nm.NewWatcher(nm.Options{Log: log, Changed: trigger.Poke})
 	var server *bus.Server
+	var targets *units.Keeper
 	eng, err := engine.Open(ctx, engine.Options{
 		Paths: o.Paths, Log: log, Holder: state.Daemon, Trigger: trigger, Uplinks: watcher.Snapshot,
-		Changed: func() { server.Changed() },
+		Changed: func() { server.Changed(); targets.Poke() },
 	})
 	if err != nil {
 		return err
 	}
 	defer eng.Close()
 	server = bus.NewServer(manager{eng.Loop}, log)
+	targets = units.New(units.Options{Log: log, Up: upLanes(eng.Loop)})
 
 	group, gctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return watcher.Run(gctx) })
 	group.Go(func() error { return eng.Follow(gctx) })
 	group.Go(func() error { return server.Run(gctx) })
+	group.Go(func() error { return targets.Run(gctx) })
 	err = group.Wait()
 	if ctx.Err() != nil {
 		return nil // asked to end
