@@ -15,6 +15,7 @@ import (
 	"uplane/internal/engine"
 	"uplane/internal/reconcile"
 	"uplane/internal/state"
+	"uplane/internal/units"
 	"uplane/nm"
 	"uplane/policy"
 )
@@ -90,7 +91,15 @@ func apply(ctx context.Context, paths engine.Paths, level slog.Level) ([]reconci
 	if seen, err = nm.Once(ctx, ""); err != nil {
 		log.Warn("NetworkManager can't be asked", "error", err)
 	}
-	return eng.Once(ctx)
+	lanes, err := eng.Once(ctx)
+	if err != nil {
+		return lanes, err
+	}
+	targets := units.New(units.Options{Log: log, Up: func(context.Context) ([]string, error) { return reconcile.Up(lanes), nil }})
+	if err := targets.Once(ctx); err != nil {
+		log.Warn("systemd's targets of lanes", "error", err)
+	}
+	return lanes, nil
 }
 
 // followed tells whether a daemon is on the bus. The lock tells of one that is not.

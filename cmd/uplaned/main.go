@@ -77,7 +77,7 @@ func serve(o options, stderr io.Writer) error {
 	}
 	defer eng.Close()
 	server = bus.NewServer(manager{eng.Loop}, log)
-	targets = units.New(units.Options{Log: log, Up: upLanes(eng.Loop)})
+	targets = units.New(units.Options{Log: log, Up: eng.UpLanes})
 
 	group, gctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return watcher.Run(gctx) })

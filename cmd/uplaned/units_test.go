@@ -65,8 +65,16 @@ func TestTargets(t *testing.T) {
 	}
 	are("systemd has caught up", "second", "steam")
 	s.run("remove", "second")
-	s.run("remove", "steam")
-	are("no lanes")
+	are("a lane that is removed", "steam")
+
+	// Without a daemon it is uplane apply that does it.
+	s.uplane.Kill()
+	s.writeLane("third", "uplink = \""+lab.WiFi+"\"\n")
+	s.run("apply")
+	are("applied", "steam", "third")
+	s.sh("nmcli device disconnect wlp6s0")
+	s.run("apply")
+	are("applied again")
 }
 
 // TestAdopt has a service run in a lane, as far as files go.

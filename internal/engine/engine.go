@@ -107,6 +107,12 @@ func (e *Engine) Follow(ctx context.Context) error {
 	return group.Wait()
 }
 
+// UpLanes returns the lanes that are up or degraded.
+func (e *Engine) UpLanes(ctx context.Context) ([]string, error) {
+	lanes, err := e.List(ctx)
+	return reconcile.Up(lanes), err
+}
+
 // Close lets others have the lanes, which stay as they are.
 func (e *Engine) Close() {
 	if e.kernel != nil {

@@ -17,6 +17,16 @@ type Status struct {
 	Since time.Time // of the present state
 }
 
+// Up returns the names of the lanes that are up or degraded.
+func Up(statuses []Status) (lanes []string) {
+	for _, s := range statuses {
+		if s.State == policy.Up || s.State == policy.Degraded {
+			lanes = append(lanes, s.Lane.Name)
+		}
+	}
+	return lanes
+}
+
 // equal tells whether a user would see no difference. Since follows State.
 func (s Status) equal(o Status) bool {
 	return s.State == o.State && s.Reason == o.Reason && s.Alloc == o.Alloc && s.Lane.Mark == o.Lane.Mark &&

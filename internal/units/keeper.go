@@ -24,6 +24,7 @@ type Options struct {
 type Keeper struct {
 	Options
 	poked chan struct{}
+	grace time.Duration
 	known bool                 // there was a poke, so Up has something to say
 	downs map[string]time.Time // since when lanes whose target is started are not up
 }
@@ -79,6 +80,7 @@ func (k *Keeper) follow(ctx context.Context) (connected bool, err error) {
 		return false, err
 	}
 	defer conn.Close()
+	k.grace = grace
 	signals := make(chan *dbus.Signal, 16)
 	conn.Signal(signals)
 	// A systemd that is executed anew leaves the bus and comes back.
@@ -107,6 +109,8 @@ func (k *Keeper) follow(ctx context.Context) (connected bool, err error) {
 		}
 		wait, err := k.compare(ctx, newSystemd(conn))
 		switch {
+		case ctx.Err() != nil:
+			return true, ctx.Err()
 		case err != nil:
 			k.Log.Warn("systemd's targets of lanes", "error", err, "retry", pause)
 			again.Reset(pause)
@@ -117,6 +121,18 @@ func (k *Keeper) follow(ctx context.Context) (connected bool, err error) {
 		}
 		pause = minPause
 	}
+}
+
+// Once makes the targets as the lanes are, at once, for a keeper that does not run.
+// Without a bus or a systemd it does nothing.
+func (k *Keeper) Once(ctx context.Context) error {
+	conn, err := k.dial(ctx)
+	if err != nil {
+		return nil
+	}
+	defer conn.Close()
+	_, err = k.compare(ctx, newSystemd(conn))
+	return err
 }
 
 func (k *Keeper) dial(ctx context.Context) (*dbus.Conn, error) {
@@ -157,7 +173,7 @@ func (k *Keeper) compare(ctx context.Context, s systemd) (wait time.Duration, er
 			since = now
 			k.downs[lane] = now
 		}
-		if left := grace - now.Sub(since); left > 0 {
+		if left := k.grace - now.Sub(since); left > 0 {
 			if wait == 0 || left < wait {
 				wait = left
 			}
