@@ -10,7 +10,7 @@ export GOFLAGS
 
 FUZZTIME   ?= 30s
 
-.PHONY: all build setup demo test lint bench fuzz install clean
+.PHONY: all build setup demo test lint bench fuzz install install-dispatcher clean
 
 all: build
 
@@ -41,14 +41,23 @@ fuzz: ## every parser for FUZZTIME
 		done; \
 	done
 
-install: build ## binaries and everything in packaging/, below DESTDIR
+install: build install-dispatcher ## binaries and everything in packaging/, below DESTDIR
 	install -D -m 755 $(BIN)/uplane $(DESTDIR)$(PREFIX)/bin/uplane
 	install -D -m 755 $(BIN)/uplaned $(DESTDIR)$(PREFIX)/sbin/uplaned
 	install -D -m 644 packaging/dbus/org.uplane.Uplane1.conf $(DESTDIR)$(PREFIX)/share/dbus-1/system.d/org.uplane.Uplane1.conf
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
 	sed 's,@PREFIX@,$(PREFIX),' packaging/systemd/uplaned.service > $(DESTDIR)$(PREFIX)/lib/systemd/system/uplaned.service
+	install -D -m 644 packaging/systemd/uplane-lane@.target $(DESTDIR)$(PREFIX)/lib/systemd/system/uplane-lane@.target
 	install -D -m 644 packaging/iproute2/uplane.conf $(DESTDIR)/etc/iproute2/rt_protos.d/uplane.conf
 	install -D -m 644 packaging/networkmanager/90-uplane.conf $(DESTDIR)$(PREFIX)/lib/NetworkManager/conf.d/90-uplane.conf
+
+# NetworkManager runs only scripts that belong to root and that nobody else can write to.
+install-dispatcher:
+	for script in 50-uplane pre-up.d/50-uplane; do \
+		to=$(DESTDIR)$(PREFIX)/lib/NetworkManager/dispatcher.d/$$script; \
+		install -D -m 755 packaging/networkmanager/dispatcher.d/$$script $$to && \
+		sed -i 's,@PREFIX@,$(PREFIX),' $$to || exit 1; \
+	done
 
 clean:
 	rm -rf bin

@@ -47,12 +47,22 @@ func (u *Uplink) KernelGateway(routes []HostRoute) (netip.Addr, bool) {
 func (u *Uplink) kernelDefault(routes []HostRoute) (best *HostRoute) {
 	for i := range routes {
 		r := &routes[i]
-		if r.Dev == u.Interface && r.Dst.Bits() == 0 && r.Dst.Addr().Is4() && byManager(r.Protocol) &&
-			(best == nil || u.better(r, best)) {
+		if r.managed(u.Interface) && (best == nil || u.better(r, best)) {
 			best = r
 		}
 	}
 	return best
+}
+
+// managed tells whether r is an IPv4 default of NetworkManager's by an interface.
+func (r *HostRoute) managed(iface string) bool {
+	return r.Dev == iface && r.Dst.Bits() == 0 && r.Dst.Addr().Is4() && byManager(r.Protocol)
+}
+
+// Leaves tells whether the kernel has an IPv4 default route of NetworkManager's by
+// an interface.
+func (h *Host) Leaves(iface string) bool {
+	return slices.ContainsFunc(h.Routes, func(r HostRoute) bool { return r.managed(iface) })
 }
 
 // byManager tells whether NetworkManager writes routes with protocol p.

@@ -65,6 +65,8 @@ func hint(err error) string {
 		return "systemctl start uplaned, or sudo uplaned"
 	case errors.Is(err, bus.ErrDenied), errors.Is(err, nm.ErrDenied), errors.Is(err, fs.ErrPermission):
 		return "the same with sudo"
+	case errors.Is(err, errFollowed):
+		return "uplane reload, uplane status"
 	case errors.Is(err, bus.ErrNoBus):
 		return "systemctl status dbus"
 	}
@@ -96,7 +98,8 @@ the machine stays on its default route.`,
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(upCommand(), downCommand(), removeCommand(), listCommand(), statusCommand(), planCommand(), reloadCommand(), profileCommand(), runCommand())
+	root.AddCommand(upCommand(), downCommand(), removeCommand(), listCommand(), statusCommand(), planCommand(), reloadCommand(), profileCommand(), runCommand(),
+		applyCommand(), adoptCommand(), dispatchCommand())
 	return root
 }
 

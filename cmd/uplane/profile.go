@@ -170,9 +170,9 @@ func removeProfiles(c *cobra.Command, name string, keep bool) error {
 		time.Sleep(10 * time.Millisecond) // NetworkManager takes 50 ms to take the bridge down
 	}
 	if _, goesOn := d.file(name); keep || goesOn {
-		return report1(ctx, name)
+		return reportLane(ctx, name)
 	}
-	return settle(ctx, name, func(_ bus.Lane, exists bool) bool { return !exists })
+	return awaitLane(ctx, name, func(_ bus.Lane, exists bool) bool { return !exists })
 }
 
 // linkIndex is 0 for a link that is not there.
@@ -282,8 +282,8 @@ func ignoreNoDaemon(err error) error {
 	return err
 }
 
-// settle waits until the daemon has a lane as ok says, and gives up silently.
-func settle(ctx context.Context, name string, ok func(l bus.Lane, exists bool) bool) error {
+// awaitLane waits until the daemon has a lane as ok says, and gives up silently.
+func awaitLane(ctx context.Context, name string, ok func(l bus.Lane, exists bool) bool) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	return ignoreNoDaemon(withDaemon(ctx, func(client *bus.Client) error {
@@ -307,10 +307,10 @@ func settle(ctx context.Context, name string, ok func(l bus.Lane, exists bool) b
 	}))
 }
 
-// report1 waits until a lane is up and says so, or why it is not.
-func report1(ctx context.Context, name string) error {
+// reportLane waits until a lane is up and says so, or why it is not.
+func reportLane(ctx context.Context, name string) error {
 	var last bus.Lane
-	err := settle(ctx, name, func(l bus.Lane, exists bool) bool {
+	err := awaitLane(ctx, name, func(l bus.Lane, exists bool) bool {
 		last = l
 		return exists && (l.State == "up" || l.State == "degraded" || l.State == "error")
 	})

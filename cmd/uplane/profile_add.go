@@ -83,7 +83,7 @@ func addProfile(c *cobra.Command, name string) error {
 			return err
 		}
 	}
-	return report1(ctx, name)
+	return reportLane(ctx, name)
 }
 
 func subnetOption(c *cobra.Command) (netip.Prefix, error) {
@@ -223,7 +223,7 @@ func (d *desk) change(c *cobra.Command, p nm.Stored, subnet netip.Prefix) error 
 			return err
 		}
 	}
-	return report1(ctx, p.Lane)
+	return reportLane(ctx, p.Lane)
 }
 
 // bringUp waits until NetworkManager has brought up a lane's new profile, as it does by itself: at once, or

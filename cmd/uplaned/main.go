@@ -17,27 +17,25 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"uplane/internal/bus"
-	"uplane/internal/config"
-	"uplane/internal/kernel"
+	"uplane/internal/engine"
 	"uplane/internal/reconcile"
 	"uplane/internal/state"
+	"uplane/internal/units"
 	"uplane/nm"
 )
 
 func main() { os.Exit(run(os.Args[1:], os.Stderr)) }
 
 type options struct {
-	configDir, libDir, stateDir, runtimeDir string
-	verbose                                 bool
+	engine.Paths
+	verbose bool
 }
 
 func run(args []string, stderr io.Writer) int {
 	var o options
 	flags := flag.NewFlagSet("uplaned", flag.ContinueOnError)
 	flags.SetOutput(stderr)
-	flags.StringVar(&o.configDir, "config-dir", "/etc/uplane", "the administrator's lane files and uplane.toml")
-	flags.StringVar(&o.stateDir, "state-dir", "/var/lib/uplane", "what lanes were given, kept across reboots")
-	flags.StringVar(&o.runtimeDir, "runtime-dir", "/run/uplane", "what was changed on the host, until the next boot")
+	o.Flags(flags)
 	flags.BoolVar(&o.verbose, "verbose", false, "log what is waited for, too")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -45,7 +43,6 @@ func run(args []string, stderr io.Writer) int {
 		}
 		return 2
 	}
-	o.libDir = "/usr/lib/uplane"
 	if err := serve(o, stderr); err != nil {
 		fmt.Fprintln(stderr, "uplaned:", err)
 		return 1
@@ -72,44 +69,26 @@ func serve(o options, stderr io.Writer) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 
-	states, err := state.OpenState(o.stateDir)
-	if err != nil {
-		log.Warn("state", "error", err)
-	}
-	runs, err := state.OpenRun(o.runtimeDir)
-	if err != nil {
-		log.Warn("state", "error", err)
-	}
-	dirs := config.Dirs{Etc: o.configDir, Run: o.runtimeDir, Lib: o.libDir}
-	cfg, _ := config.Load(dirs)
-	firewall, err := openFirewall(log, cfg.Firewall, runs.Get().Tables)
-	if err != nil {
-		return err
-	}
-
 	trigger := reconcile.NewTrigger()
 	watcher := nm.NewWatcher(nm.Options{Log: log, Changed: trigger.Poke})
-	kern, err := kernel.Open(log, trigger.Poke)
+	var server *bus.Server
+	var targets *units.Keeper
+	eng, err := engine.Open(ctx, engine.Options{
+		Paths: o.Paths, Log: log, Holder: state.Daemon, Trigger: trigger, Uplinks: watcher.Snapshot,
+		Changed: func() { server.Changed(); targets.Poke() },
+	})
 	if err != nil {
 		return err
 	}
-	defer kern.Close()
-	var server *bus.Server
-	loop := reconcile.New(reconcile.Options{
-		Trigger: trigger, Log: log, Dirs: dirs, Kernel: kern, Firewall: firewall, Grace: kernel.Grace, States: states, Runs: runs,
-		Uplinks: func() reconcile.Uplinks {
-			s := watcher.Snapshot()
-			return reconcile.Uplinks{All: s.Uplinks, Profiles: s.Profiles, Known: s.Known, Running: s.Running}
-		},
-		Changed: func() { server.Changed() },
-	})
-	server = bus.NewServer(manager{loop}, log)
+	defer eng.Close()
+	server = bus.NewServer(manager{eng.Loop}, log)
+	targets = units.New(units.Options{Log: log, Up: eng.UpLanes})
 
 	group, gctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return watcher.Run(gctx) })
-	group.Go(func() error { watchFirewall(gctx, log, firewall, trigger.Poke); return nil })
-	group.Go(func() error { return loop.Run(gctx) })
+	group.Go(func() error { return eng.Follow(gctx) })
 	group.Go(func() error { return server.Run(gctx) })
+	group.Go(func() error { return targets.Run(gctx) })
 	err = group.Wait()
 	if ctx.Err() != nil {
 		return nil // asked to end

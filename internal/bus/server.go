@@ -20,6 +20,7 @@ type Manager interface {
 	Remove(ctx context.Context, lane string) error
 	Reload(ctx context.Context) (problems []error, err error)
 	Plan(ctx context.Context, lane string) ([]string, error)
+	Settle(ctx context.Context, iface, uuid string) error
 }
 
 // Server offers a Manager on the system bus.

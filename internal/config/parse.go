@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"sync"
 
 	"github.com/pelletier/go-toml/v2/unstable"
 )
@@ -86,7 +87,7 @@ func keyOf(p *unstable.Parser, n *unstable.Node) (string, position) {
 			at = positionOf(p, it.Node().Raw)
 		}
 		part := string(it.Node().Data)
-		if !bareKey.MatchString(part) {
+		if !bareKey().MatchString(part) {
 			part = fmt.Sprintf("%.40q", part) // it will be printed on terminals
 		}
 		parts = append(parts, part)
@@ -94,11 +95,11 @@ func keyOf(p *unstable.Parser, n *unstable.Node) (string, position) {
 	return strings.Join(parts, "."), at
 }
 
-var bareKey = regexp.MustCompile(`^[A-Za-z0-9_-]{1,40}$`)
+var bareKey = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9_-]{1,40}$`) })
 
 // keyLine finds the key, and the start of its value unless that is a string or
 // a list, in a line that is no valid TOML.
-var keyLine = regexp.MustCompile(`^\s*([a-z0-9]+)\s*=\s*([^"'\[\s]?)`)
+var keyLine = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^\s*([a-z0-9]+)\s*=\s*([^"'\[\s]?)`) })
 
 // syntaxError gives the parser's error its place, the key if the line still
 // shows it, and what is allowed if the value has no quotes: to forget them is the
@@ -111,7 +112,7 @@ func syntaxError(p *unstable.Parser, file string, data []byte, err error) error 
 		e.Line, e.Column = at.line, at.column
 	}
 	line := strings.Split(string(data), "\n")[e.Line-1]
-	if m := keyLine.FindStringSubmatch(line); m != nil {
+	if m := keyLine().FindStringSubmatch(line); m != nil {
 		if k, ok := keyNamed(m[1]); ok {
 			e.Key = k.name
 			if m[2] != "" {

@@ -50,20 +50,35 @@ func (w *World) Install(bin string) (*Uplane, error) {
 	if err != nil {
 		return nil, err
 	}
-	root, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "uplane").Output()
-	if err != nil {
-		return nil, fmt.Errorf("find the module: %w", err)
-	}
 	// As a package's build does, with the binaries that are there ("-o build").
-	make := exec.Command("make", "--silent", "-o", "build", "install", "BIN="+bin, "DESTDIR="+w.Host.Path("/"))
-	make.Dir = strings.TrimSpace(string(root))
-	if out, err := make.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("make install: %w: %s", err, out)
+	args := []string{"-o", "build", "install", "BIN=" + bin}
+	if !w.booted {
+		args = append(args, "-o", "install-dispatcher") // a test of the daemon should not have another that helps it
+	}
+	if err := w.make(args...); err != nil {
+		return nil, err
 	}
 	if err := w.reload(); err != nil {
 		return nil, err
 	}
 	return &Uplane{world: w, daemon: w.service("uplaned")}, nil
+}
+
+// InstallDispatcher puts our NetworkManager dispatcher scripts into the host, which Install does only on a [Machine].
+func (u *Uplane) InstallDispatcher() error { return u.world.make("install-dispatcher") }
+
+// make makes targets of the module's Makefile, with the host as the place for what is installed.
+func (w *World) make(args ...string) error {
+	root, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "uplane").Output()
+	if err != nil {
+		return fmt.Errorf("find the module: %w", err)
+	}
+	make := exec.Command("make", append([]string{"--silent", "DESTDIR=" + w.Host.Path("/")}, args...)...)
+	make.Dir = strings.TrimSpace(string(root))
+	if out, err := make.CombinedOutput(); err != nil {
+		return fmt.Errorf("make %s: %w: %s", strings.Join(args, " "), err, out)
+	}
+	return nil
 }
 
 // reload has what runs in the host read the files that are new.

@@ -5,6 +5,7 @@ package reconcile
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"maps"
 	"slices"
@@ -86,6 +87,9 @@ type Loop struct {
 	converged policy.State // what a clean pass wanted last; nil before the first
 	fights    fights
 	failures  int
+	clean     bool // the last pass found nothing to do
+	published bool // statuses are there
+	waiters   []*waiter
 
 	complained map[string]bool // what was logged of profiles that no lane can come from
 }
@@ -149,6 +153,30 @@ func (l *Loop) awaitUplinks(ctx context.Context) {
 	}
 }
 
+// maxPasses bounds Once: what fails is tried again for some three seconds.
+const maxPasses = 6
+
+// ErrUnsettled says that passes kept finding something to do.
+var ErrUnsettled = errors.New("the lanes did not settle")
+
+// Once reads the configuration and makes passes until one finds nothing to do. It
+// is for a loop that does not Run.
+func (l *Loop) Once(ctx context.Context) ([]Status, error) {
+	l.readConfig()
+	for range maxPasses {
+		again := l.pass()
+		if l.clean {
+			return l.list(), nil
+		}
+		select {
+		case <-ctx.Done():
+			return l.list(), errors.Join(ErrUnsettled, ctx.Err())
+		case <-time.After(again):
+		}
+	}
+	return l.list(), ErrUnsettled
+}
+
 // do runs f on the loop's goroutine and waits for it.
 func (l *Loop) do(ctx context.Context, f func()) error {
 	done := make(chan struct{})
@@ -167,6 +195,7 @@ type view struct {
 	released   []policy.Op // bridges of ours that have become NetworkManager's
 	host       *policy.Host
 	lanes      []policy.LaneStatus
+	uplinks    []policy.Uplink
 	allocs     map[string]policy.Allocation
 	fresh      bool // an uplink's routes come from the kernel, ahead of NetworkManager
 }
@@ -204,9 +233,9 @@ func (l *Loop) look(extra ...policy.Lane) (*view, error) {
 	v.released = policy.TakeOver(have, host, lanes, l.lanes.held)
 	var clashes map[string]string
 	v.allocs, clashes = policy.Allocate(l.numbered(lanes), l.memory.allocations(), host)
-	uplinks := l.uplinks(v)
+	v.uplinks = l.uplinks(v)
 	v.want, v.lanes = policy.Build(policy.Input{
-		Lanes: lanes, Uplinks: uplinks, Host: host, Allocs: v.allocs, Clashes: clashes,
+		Lanes: lanes, Uplinks: v.uplinks, Host: host, Allocs: v.allocs, Clashes: clashes,
 		Current: l.current, Saved: saved, Held: l.lanes.held,
 	})
 	// A switch that was not asked for before is read now, so that Diff knows it.
@@ -234,7 +263,7 @@ func (l *Loop) uplinks(v *view) []policy.Uplink {
 		if !from.Running && u.Phase == policy.PhaseActive {
 			u.Phase = policy.PhaseChanging
 		}
-		fresh := l.Kernel.Fresh(u.Interface)
+		fresh := l.Kernel.Fresh(u.Interface) || l.awaited(u.Interface)
 		v.fresh = v.fresh || fresh
 		out = append(out, u.Effective(v.host, fresh))
 	}
@@ -246,6 +275,7 @@ func (l *Loop) uplinks(v *view) []policy.Uplink {
 func (l *Loop) pass() (again time.Duration) {
 	start, operations := time.Now(), 0
 	defer func() { l.Log.Debug("pass", "took", time.Since(start), "operations", operations) }()
+	l.clean = false
 	l.hurry()
 	v, err := l.look()
 	if err != nil {
@@ -271,17 +301,18 @@ func (l *Loop) pass() (again time.Duration) {
 		l.Kernel.Invalidate()
 		wait = l.backoff()
 	}
-	clean := len(ops) == 0 && len(undone) == 0
-	if clean && len(v.lanes) == 0 && len(l.Firewall.Created()) > 0 {
+	l.clean = len(ops) == 0 && len(undone) == 0
+	if l.clean && len(v.lanes) == 0 && len(l.Firewall.Created()) > 0 {
 		// A daemon that died between our last chain's end and its table's left that.
 		if err := l.Firewall.Apply(nil, nil); err != nil {
 			l.Log.Warn("remove empty tables", "error", err)
 		}
 	}
-	if err := l.memory.after(v, &l.lanes, l.Firewall.Created(), l.Kernel, clean); err != nil {
+	if err := l.memory.after(v, &l.lanes, l.Firewall.Created(), l.Kernel, l.clean); err != nil {
 		l.Log.Error("save state", "error", err)
 	}
 	l.publish(v, failed, undone)
+	l.wake(v, failed)
 	if v.fresh && (wait == 0 || wait > l.Grace) {
 		wait = l.Grace // NetworkManager may have said nothing, or something else
 	}

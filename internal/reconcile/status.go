@@ -17,6 +17,16 @@ type Status struct {
 	Since time.Time // of the present state
 }
 
+// Up returns the names of the lanes that are up or degraded.
+func Up(statuses []Status) (lanes []string) {
+	for _, s := range statuses {
+		if s.State == policy.Up || s.State == policy.Degraded {
+			lanes = append(lanes, s.Lane.Name)
+		}
+	}
+	return lanes
+}
+
 // equal tells whether a user would see no difference. Since follows State.
 func (s Status) equal(o Status) bool {
 	return s.State == o.State && s.Reason == o.Reason && s.Alloc == o.Alloc && s.Lane.Mark == o.Lane.Mark &&
@@ -80,7 +90,7 @@ func (l *Loop) publish(v *view, failed map[string]string, undone map[policy.Obje
 			next[name] = Status{LaneStatus: policy.LaneStatus{Lane: policy.Lane{Name: name}, State: policy.Error, Reason: err.Error()}}
 		}
 	}
-	changed := len(next) != len(l.statuses)
+	changed := !l.published || len(next) != len(l.statuses)
 	now := time.Now()
 	for name, s := range next {
 		old, ok := l.statuses[name]
@@ -90,7 +100,7 @@ func (l *Loop) publish(v *view, failed map[string]string, undone map[policy.Obje
 		changed = changed || !ok || !s.equal(old)
 		next[name] = s
 	}
-	l.statuses = next
+	l.statuses, l.published = next, true
 	if changed && l.Changed != nil {
 		l.Changed()
 	}

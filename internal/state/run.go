@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 
 	"uplane/policy"
 )
@@ -56,7 +57,7 @@ func (r Run) check() error {
 		}
 	}
 	for _, t := range r.Tables {
-		if !nftTable.MatchString(t) {
+		if !nftTable().MatchString(t) {
 			return fmt.Errorf("invalid nftables table %q", t)
 		}
 	}
@@ -81,14 +82,16 @@ func (l LaneRun) check() error {
 }
 
 // Interface names have dots, so keys are in the kernel's notation with slashes.
-var sysctlKey = regexp.MustCompile(`^net/ipv[46]/conf/([^/]+)/(?:forwarding|arp_ignore|arp_announce|disable_ipv6)$`)
+var sysctlKey = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^net/ipv[46]/conf/([^/]+)/(?:forwarding|arp_ignore|arp_announce|disable_ipv6)$`)
+})
 
 // maxSysctl is above the largest meaning that any of these switches has, 8 of
 // arp_ignore in ip-sysctl.rst, and below what could be mistaken for one.
 const maxSysctl = 255
 
 func checkSysctl(key string, value int) error {
-	m := sysctlKey.FindStringSubmatch(key)
+	m := sysctlKey().FindStringSubmatch(key)
 	if m == nil {
 		return fmt.Errorf("invalid sysctl %q: it is none of ours", key)
 	}
@@ -101,7 +104,7 @@ func checkSysctl(key string, value int) error {
 	return nil
 }
 
-var nftTable = regexp.MustCompile(`^(?:filter|nat|mangle)(?: [A-Z]{1,31})?$`)
+var nftTable = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^(?:filter|nat|mangle)(?: [A-Z]{1,31})?$`) })
 
 // checkDirectory takes folders under those whose content comes and goes; the
 // parents themselves stay.

@@ -1,0 +1,78 @@
+package main
+
+import (
+	"context"
+	"errors"
+
+	"fmt"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+	flag "github.com/spf13/pflag"
+
+	"uplane/dispatcher"
+	"uplane/internal/bus"
+	"uplane/internal/engine"
+)
+
+// dispatchCommand is what NetworkManager's dispatcher scripts become.
+func dispatchCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:    "dispatch INTERFACE ACTION",
+		Short:  "Tell the daemon of an event of NetworkManager's dispatcher",
+		Hidden: true,
+		// An interface may be named like a flag, and no argument may make it fail.
+		DisableFlagParsing: true,
+		Run: func(c *cobra.Command, args []string) {
+			dispatch(c.Context(), args, os.Environ())
+		},
+	}
+}
+
+// dispatch deals with an event. It has no result: a lane's trouble is no reason
+// for NetworkManager to log a failed script. What it prints goes to the journal.
+func dispatch(ctx context.Context, args, environ []string) {
+	event, err := dispatcher.Parse(args, environ)
+	if errors.Is(err, dispatcher.ErrIrrelevant) {
+		return
+	}
+	if err != nil {
+		report(fmt.Errorf("dispatch: %w", err), "")
+		return
+	}
+	// Whatever hangs (the bus, a netlink call), NetworkManager waits no longer.
+	time.AfterFunc(dispatcher.Limit+grace, func() { os.Exit(0) })
+	if err := (dispatcher.Handlers{Tell: tell, Settle: settle, Apply: applyQuietly}).Handle(ctx, event); err != nil {
+		report(fmt.Errorf("dispatch: %w", err), hint(err))
+	}
+}
+
+// grace is for saying what took so long.
+const grace = 200 * time.Millisecond
+
+func tell(ctx context.Context, iface string) error {
+	return orAbsent(withDaemon(ctx, func(c *bus.Client) error { return c.Tell(ctx, iface) }))
+}
+
+func settle(ctx context.Context, iface, uuid string) error {
+	return orAbsent(withDaemon(ctx, func(c *bus.Client) error { return c.Settle(ctx, iface, uuid) }))
+}
+
+func orAbsent(err error) error {
+	if errors.Is(err, bus.ErrNoDaemon) {
+		return dispatcher.ErrAbsent
+	}
+	return err
+}
+
+func applyQuietly(ctx context.Context) error {
+	var paths engine.Paths
+	paths.Flags(flag.NewFlagSet("", flag.ContinueOnError)) // the defaults
+	lanes, err := apply(ctx, paths, slog.LevelWarn)
+	if errors.Is(err, errFollowed) {
+		return nil // it has come meanwhile
+	}
+	return errors.Join(err, inError(lanes))
+}

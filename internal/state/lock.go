@@ -1,0 +1,90 @@
+package state
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Who may hold the lock.
+const (
+	Daemon  = "uplaned"
+	OneShot = "uplane apply"
+)
+
+// Lock makes its holder the only process that changes lanes and writes the
+// files of this package. It goes with the process, however that ends.
+type Lock struct{ file *os.File }
+
+// ErrDaemon says that the daemon holds the lock, and so will for long.
+var ErrDaemon = errors.New("another uplaned is running")
+
+const (
+	lockFile = "lock"
+	lockPoll = 20 * time.Millisecond
+)
+
+// Acquire takes the lock in dir, the runtime folder. It waits for a one-shot
+// run, which ends soon, until ctx is done, and not at all for a daemon.
+func Acquire(ctx context.Context, dir, who string) (*Lock, error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("lock: %w", err)
+	}
+	path := filepath.Join(dir, lockFile)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock: %w", err)
+	}
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			l := &Lock{f}
+			return l, l.sign(who)
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
+			f.Close()
+			return nil, fmt.Errorf("lock %s: %w", path, err)
+		}
+		if holder(f) == Daemon {
+			f.Close()
+			return nil, ErrDaemon
+		}
+		select {
+		case <-ctx.Done():
+			err := fmt.Errorf("lock %s: held by %q: %w", path, holder(f), ctx.Err())
+			f.Close()
+			return nil, err
+		case <-time.After(lockPoll):
+		}
+	}
+}
+
+// sign writes who has the lock into it, for those who want it too.
+func (l *Lock) sign(who string) error {
+	text := fmt.Sprintf("%s %d\n", who, os.Getpid())
+	if _, err := l.file.WriteAt([]byte(text), 0); err != nil {
+		l.Release()
+		return fmt.Errorf("lock: %w", err)
+	}
+	return l.file.Truncate(int64(len(text)))
+}
+
+// holder is what the last holder signed with.
+func holder(f *os.File) string {
+	buf := make([]byte, 64)
+	n, _ := f.ReadAt(buf, 0)
+	line, _, _ := strings.Cut(string(buf[:n]), "\n")
+	if i := strings.LastIndexByte(line, ' '); i > 0 {
+		return line[:i]
+	}
+	return ""
+}
+
+// Release lets others have the lock. The file stays: who waits has it open.
+func (l *Lock) Release() { l.file.Close() }

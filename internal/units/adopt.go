@@ -1,0 +1,148 @@
+package units
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+
+	"uplane/internal/state/safefile"
+	"uplane/policy"
+)
+
+// Dir is where the administrator's units are.
+const Dir = "/etc/systemd/system"
+
+const dropInFile = "50-uplane.conf"
+
+// unitName is stricter than systemd's unit_name_is_valid: only services, since only
+// they run programs in a namespace of ours.
+var unitName = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^[A-Za-z0-9:_.\\-]+(@[A-Za-z0-9:_.\\-]*)?\.service$`)
+})
+
+// otherKinds are the suffixes to which no .service is added.
+var otherKinds = map[string]bool{
+	".socket": true, ".target": true, ".timer": true, ".path": true, ".mount": true, ".automount": true, ".swap": true,
+	".slice": true, ".scope": true, ".device": true,
+}
+
+// maxUnit is UNIT_NAME_MAX of systemd, less its final zero.
+const maxUnit = 255
+
+// infrastructure would cut the host off if it ran in a lane.
+var infrastructure = map[string]bool{
+	"uplaned.service": true, "NetworkManager.service": true, "NetworkManager-dispatcher.service": true, "wpa_supplicant.service": true,
+	"dbus.service": true, "dbus-broker.service": true, "firewalld.service": true, "nftables.service": true,
+}
+
+// CheckUnit returns the full name of a service that may run in a lane.
+func CheckUnit(name string) (string, error) {
+	full := name
+	if filepath.Ext(name) != ".service" {
+		full += ".service"
+	}
+	switch {
+	case otherKinds[filepath.Ext(name)] || !unitName().MatchString(full) || len(full) > maxUnit || strings.HasPrefix(full, "-") || strings.HasPrefix(full, "."):
+		return "", fmt.Errorf("invalid unit %q: use the name of a service, such as game.service", name)
+	case infrastructure[full] || strings.HasPrefix(full, "systemd-"):
+		return "", fmt.Errorf("%s serves the whole machine, so it can't run in a lane", full)
+	}
+	return full, nil
+}
+
+// DropIn is what makes a service run in a lane.
+func DropIn(unit, lane string) string {
+	return fmt.Sprintf(`%[1]s%[2]s: %[3]s runs in this lane; "uplane adopt --undo %[3]s" removes it
+[Unit]
+# It starts only while the lane is up, and ends with it.
+Requisite=%[4]s
+After=%[4]s
+PartOf=%[4]s
+
+[Service]
+NetworkNamespacePath=/run/netns/%[2]s
+BindReadOnlyPaths=%[5]s:/etc/resolv.conf
+# These resolve names outside of the lane, and the C library asks them first.
+InaccessiblePaths=-/run/nscd -/run/systemd/resolve/io.systemd.Resolve
+
+[Install]
+WantedBy=%[4]s
+`, policy.FileTag, lane, unit, Target(lane), policy.ResolvConfPath(lane))
+}
+
+// Adopt writes the drop-in by which a service runs in a lane, in dir, and returns
+// its path. A file there that is not ours is left alone.
+func Adopt(dir, unit, lane string) (path string, err error) {
+	if err := policy.CheckLaneName(lane); err != nil {
+		return "", err
+	}
+	if err := Release(dir, unit); err != nil && !errors.Is(err, ErrNotAdopted) {
+		return "", err
+	}
+	path = dropInPath(dir, unit)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return "", err
+	}
+	return path, safefile.Write(path, []byte(DropIn(unit, lane)), 0o644)
+}
+
+// ErrNotAdopted says that a unit is in no lane by us.
+var ErrNotAdopted = errors.New("it is in no lane")
+
+// Release removes a service's drop-in, and what "systemctl enable" made of it.
+func Release(dir, unit string) error {
+	path := dropInPath(dir, unit)
+	lane, err := adoptedBy(path)
+	if err != nil {
+		return fmt.Errorf("%s: %w", unit, err)
+	}
+	if err := os.Remove(path); err != nil {
+		return err
+	}
+	os.Remove(filepath.Dir(path)) // stays with the administrator's own in it
+	wants := filepath.Join(dir, Target(lane)+".wants")
+	if link := filepath.Join(wants, unit); isLink(link) {
+		if err := os.Remove(link); err != nil {
+			return err
+		}
+		os.Remove(wants)
+	}
+	return nil
+}
+
+func dropInPath(dir, unit string) string { return filepath.Join(dir, unit+".d", dropInFile) }
+
+// adoptedBy reads from a drop-in whose it is.
+func adoptedBy(path string) (lane string, err error) {
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", ErrNotAdopted
+	}
+	if err != nil {
+		return "", err
+	}
+	foreign := fmt.Errorf("%s exists and is not ours: remove it first", path)
+	if !info.Mode().IsRegular() {
+		return "", foreign
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return "", err
+	}
+	rest, ours := strings.CutPrefix(string(text), policy.FileTag)
+	lane, _, found := strings.Cut(rest, ":")
+	if !ours || !found || policy.CheckLaneName(lane) != nil {
+		return "", foreign
+	}
+	return lane, nil
+}
+
+func isLink(path string) bool {
+	info, err := os.Lstat(path)
+	return err == nil && info.Mode()&fs.ModeSymlink != 0
+}

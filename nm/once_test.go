@@ -1,0 +1,41 @@
+package nm
+
+import (
+	"context"
+	"syscall"
+	"testing"
+	"time"
+)
+
+func TestOnce(t *testing.T) {
+	f := newFake(t)
+	s, err := Once(t.Context(), f.address)
+	if err != nil || !s.Known || !s.Running || len(s.Uplinks) != 1 || s.Uplinks[0].SSID != "Home" {
+		t.Errorf("have %+v, %v", s, err)
+	}
+	f.mu.Lock()
+	f.fail = 1
+	f.mu.Unlock()
+	if s, err = Once(t.Context(), f.address); err == nil || s.Known {
+		t.Errorf("of a NetworkManager that fails: %+v", s)
+	}
+	if err := f.conn.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for s.Known = true; s.Known; time.Sleep(time.Millisecond) { // the bus takes a moment to notice
+		if s, err = Once(t.Context(), f.address); err != nil {
+			s.Known = true // it went between the two calls
+		}
+	}
+	if s.Running || s.Uplinks != nil {
+		t.Errorf("without a NetworkManager: %+v", s)
+	}
+	if err := f.daemon.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if _, err = Once(ctx, f.address); err == nil {
+		t.Error("a bus that hangs answers")
+	}
+}
