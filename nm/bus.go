@@ -6,33 +6,23 @@ import (
 	"time"
 
 	"github.com/godbus/dbus/v5"
+
+	"uplane/internal/wire"
 )
 
-// handshakeTimeout bounds connecting and subscribing. A bus answers at once; one
-// that is stopped would block for ever.
+// handshakeTimeout bounds subscribing. A bus answers at once; one that is
+// stopped would block for ever.
 const handshakeTimeout = 10 * time.Second
 
 // dial opens a connection of our own, on which no other part of the process
-// subscribes to anything. It lives until hangUp or the end of ctx.
-func dial(ctx context.Context, address string) (conn *dbus.Conn, hangUp func(), err error) {
-	ctx, cancel := context.WithCancel(ctx)
-	timeout := time.AfterFunc(handshakeTimeout, cancel)
-	defer timeout.Stop()
-	options := []dbus.ConnOption{
-		dbus.WithContext(ctx),
-		// The default one loses the order of signals when they come fast.
-		dbus.WithSignalHandler(dbus.NewSequentialSignalHandler()),
-	}
-	if address == "" {
-		conn, err = dbus.ConnectSystemBus(options...)
-	} else {
-		conn, err = dbus.Connect(address, options...)
-	}
+// subscribes to anything. It ends with ctx.
+func dial(ctx context.Context, address string) (*dbus.Conn, error) {
+	// The default handler loses the order of signals when they come fast.
+	conn, err := wire.Connect(ctx, address, nil, dbus.WithSignalHandler(dbus.NewSequentialSignalHandler()))
 	if err != nil {
-		cancel()
-		return nil, nil, fmt.Errorf("connect to the system bus: %w", err)
+		return nil, fmt.Errorf("connect to the system bus: %w", err)
 	}
-	return conn, func() { _ = conn.Close(); cancel() }, nil
+	return conn, nil
 }
 
 // subscribe adds the match rules.

@@ -236,11 +236,11 @@ func TestFakeErrors(t *testing.T) {
 // What a Wi-Fi card does all the time reaches nobody who follows our rules.
 func TestFakeSilence(t *testing.T) {
 	f := newFake(t)
-	c, hangUp, err := dial(context.Background(), f.address)
+	c, err := dial(context.Background(), f.address)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer hangUp()
+	defer c.Close()
 	signals := make(chan *dbus.Signal, 100)
 	c.Signal(signals)
 	if err := subscribe(context.Background(), c); err != nil {

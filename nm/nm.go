@@ -53,7 +53,7 @@ const (
 //     nor followed; see [tree.missing].
 //
 // A rule's sender is a well-known name for the bus to resolve. Messages that are
-// sent to this process directly pass no rule: the session checks their sender.
+// sent to this process directly pass no rule; package wire drops them.
 func matchRules() [][]dbus.MatchOption {
 	rules := [][]dbus.MatchOption{{
 		dbus.WithMatchSender(driver),

@@ -54,11 +54,11 @@ var errGone = errors.New("the bus closed the connection")
 func (w *Watcher) follow(ctx context.Context) (connected bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	conn, hangUp, err := dial(ctx, w.options.Address)
+	conn, err := dial(ctx, w.options.Address)
 	if err != nil {
 		return false, err
 	}
-	defer hangUp()
+	defer conn.Close()
 	// Buffered, so that a burst is handled as one.
 	signals := make(chan *dbus.Signal, 64)
 	conn.Signal(signals)
@@ -160,9 +160,9 @@ func managedObjects(call *dbus.Call) (map[dbus.ObjectPath]map[string]props, erro
 	return nil, errors.New("the answer is not of the type a{oa{sa{sv}}}")
 }
 
-// receive takes in one signal. The bus hands on what anybody sends to this
-// process directly, so only the sender tells what is NetworkManager's; the bus
-// itself vouches for that.
+// receive takes in one signal. Package wire drops what others send to this
+// process directly, but who comes after NetworkManager may bear its name, so
+// the unique one tells whether a signal is this NetworkManager's.
 func (s *session) receive(sig *dbus.Signal) {
 	if sig.Sequence < s.since {
 		return
