@@ -43,6 +43,9 @@ install: build ## binaries and everything in packaging/, below DESTDIR
 	install -D -m 755 bin/uplane $(DESTDIR)$(PREFIX)/bin/uplane
 	install -D -m 755 bin/uplaned $(DESTDIR)$(PREFIX)/sbin/uplaned
 	install -D -m 644 packaging/dbus/org.uplane.Uplane1.conf $(DESTDIR)$(PREFIX)/share/dbus-1/system.d/org.uplane.Uplane1.conf
+	install -D -m 644 packaging/dbus/org.uplane.Uplane1.xml $(DESTDIR)$(PREFIX)/share/dbus-1/interfaces/org.uplane.Uplane1.xml
+	install -D -m 644 packaging/dbus/org.uplane.Uplane1.service $(DESTDIR)$(PREFIX)/share/dbus-1/system-services/org.uplane.Uplane1.service
+	install -D -m 644 packaging/polkit/org.uplane.policy $(DESTDIR)$(PREFIX)/share/polkit-1/actions/org.uplane.policy
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
 	sed 's,@PREFIX@,$(PREFIX),' packaging/systemd/uplaned.service > $(DESTDIR)$(PREFIX)/lib/systemd/system/uplaned.service
 	install -D -m 644 packaging/iproute2/uplane.conf $(DESTDIR)/etc/iproute2/rt_protos.d/uplane.conf

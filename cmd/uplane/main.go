@@ -60,7 +60,7 @@ func report(err error, next string) {
 func hint(err error) string {
 	switch {
 	case errors.Is(err, bus.ErrNoDaemon):
-		return "systemctl start uplaned, or sudo uplaned"
+		return "sudo systemctl enable --now uplaned, or sudo uplaned"
 	case errors.Is(err, bus.ErrDenied):
 		return "the same with sudo"
 	case errors.Is(err, bus.ErrNoBus):

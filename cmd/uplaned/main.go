@@ -96,15 +96,22 @@ func serve(o options, stderr io.Writer) error {
 			s := watcher.Snapshot()
 			return reconcile.Uplinks{All: s.Uplinks, Known: s.Known, Running: s.Running}
 		},
-		Changed: func() { server.Changed() },
+		Changed: func(all []reconcile.Status) { server.Update(toLanes(all)) },
 	})
-	server = bus.NewServer(manager{loop}, log)
+	server = bus.NewServer(bus.Options{Manager: manager{loop}, Log: log, Resumed: func() {
+		// Nobody heard what happened to the kernel while the machine slept.
+		log.Info("woken up from sleep; looking at everything again")
+		kern.Invalidate()
+		trigger.Poke()
+	}})
+	service := newService(log, loop)
 
 	group, gctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return watcher.Run(gctx) })
 	group.Go(func() error { watchFirewall(gctx, log, firewall, trigger.Poke); return nil })
 	group.Go(func() error { return loop.Run(gctx) })
 	group.Go(func() error { return server.Run(gctx) })
+	group.Go(func() error { service.run(gctx, server.Tried()); return nil })
 	err = group.Wait()
 	if ctx.Err() != nil {
 		return nil // asked to end

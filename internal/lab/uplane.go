@@ -56,9 +56,11 @@ func (w *World) Install(bin string) (*Uplane, error) {
 		filepath.Join(bin, "uplane"):  "/usr/bin/uplane",
 		filepath.Join(bin, "uplaned"): "/usr/sbin/uplaned",
 
-		filepath.Join(packaging, "dbus/org.uplane.Uplane1.conf"):  "/usr/share/dbus-1/system.d/org.uplane.Uplane1.conf",
-		filepath.Join(packaging, "networkmanager/90-uplane.conf"): "/etc/NetworkManager/conf.d/90-uplane.conf",
-		filepath.Join(packaging, "iproute2/uplane.conf"):          "/etc/iproute2/rt_protos.d/uplane.conf",
+		filepath.Join(packaging, "dbus/org.uplane.Uplane1.conf"):    "/usr/share/dbus-1/system.d/org.uplane.Uplane1.conf",
+		filepath.Join(packaging, "dbus/org.uplane.Uplane1.service"): "/usr/share/dbus-1/system-services/org.uplane.Uplane1.service",
+		filepath.Join(packaging, "polkit/org.uplane.policy"):        "/usr/share/polkit-1/actions/org.uplane.policy",
+		filepath.Join(packaging, "networkmanager/90-uplane.conf"):   "/etc/NetworkManager/conf.d/90-uplane.conf",
+		filepath.Join(packaging, "iproute2/uplane.conf"):            "/etc/iproute2/rt_protos.d/uplane.conf",
 	} {
 		if err := copyFile(from, w.Host.Path(to)); err != nil {
 			return nil, err

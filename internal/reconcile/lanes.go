@@ -16,22 +16,15 @@ import (
 // ErrNoLane says that there is no lane of that name.
 var ErrNoLane = errors.New("no such lane")
 
-// List returns every lane's status, by name.
-func (l *Loop) List(ctx context.Context) (out []Status, err error) {
-	err = l.do(ctx, func() { out = l.list() })
-	return out, err
-}
-
-// Up wants a lane up: changes are written to its file first, which is made when there
-// is none. It returns how the lane is after one pass.
-func (l *Loop) Up(ctx context.Context, name string, changes map[string]any) (Status, error) {
-	if err := policy.CheckLaneName(name); err != nil {
-		return Status{}, err
-	}
+// Up wants a lane up: changes are written to its file first. With create set, the
+// file is made when there is none. It returns how the lane is after one pass.
+func (l *Loop) Up(ctx context.Context, name string, changes map[string]any, create bool) (Status, error) {
 	return l.change(ctx, name, 1, func() error {
 		_, exists := l.known()[name]
 		_, broken := l.config.Broken[name]
 		switch {
+		case !exists && !broken && !create:
+			return fmt.Errorf("%s: %w", name, ErrNoLane)
 		case exists && len(changes) == 0:
 		case exists || broken:
 			if _, err := config.Edit(l.Dirs, name, changes); err != nil {
@@ -43,6 +36,17 @@ func (l *Loop) Up(ctx context.Context, name string, changes map[string]any) (Sta
 			}
 		}
 		return l.memory.want(name, state.WantUp)
+	})
+}
+
+// Set writes changes to the file of a lane that there is. The lane stays up or down.
+func (l *Loop) Set(ctx context.Context, name string, changes map[string]any) (Status, error) {
+	return l.change(ctx, name, 1, func() error {
+		if !l.exists(name) {
+			return fmt.Errorf("%s: %w", name, ErrNoLane)
+		}
+		_, err := config.Edit(l.Dirs, name, changes)
+		return err
 	})
 }
 
@@ -69,6 +73,9 @@ func (l *Loop) Remove(ctx context.Context, name string) error {
 	})
 	return err
 }
+
+// Ping returns once the loop has taken a moment off for it.
+func (l *Loop) Ping(ctx context.Context) error { return l.do(ctx, func() {}) }
 
 // Reload reads the configuration again and returns what is wrong with it.
 func (l *Loop) Reload(ctx context.Context) (errs []error, err error) {
