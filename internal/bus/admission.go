@@ -1,15 +1,43 @@
 package bus
 
-import "sync"
+import (
+	"sync"
+	"time"
+
+	"uplane/internal/wire"
+)
 
 // How many calls are served at a time. More are refused at once, for to let
-// them wait would be to remember them.
+// them wait would be to remember them. A flood is not even refused: an answer costs
+// as much as what it answers, so root's calls would wait behind them (measured:
+// 4 s instead of 0.1), and the bus stops a caller with too many calls unanswered.
 const (
 	maxStrangers = 256 // until the bus has told whose they are, which takes no time
 	maxPerSender = 16
 	maxPerUser   = 32 // also while a person is asked for a password
 	maxRoot      = 256
+	maxRefusals  = 100 // a second
 )
+
+// refusals says no, but not all day.
+type refusals struct {
+	mu    sync.Mutex
+	since time.Time
+	said  int
+}
+
+func (r *refusals) say(c *wire.Call, err error) {
+	r.mu.Lock()
+	if now := time.Now(); now.Sub(r.since) > time.Second {
+		r.since, r.said = now, 0
+	}
+	r.said++
+	enough := r.said > maxRefusals
+	r.mu.Unlock()
+	if !enough {
+		c.Fail(onBus(err))
+	}
+}
 
 // quota counts what everybody has in use.
 type quota[K comparable] struct {

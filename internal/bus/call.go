@@ -1,7 +1,6 @@
 package bus
 
 import (
-	"fmt"
 	"runtime/debug"
 
 	"github.com/godbus/dbus/v5"
@@ -14,31 +13,35 @@ func (s *session) admit(c *wire.Call) {
 	select {
 	case <-s.ready:
 	default:
-		c.Fail(limitsExceeded, "not yet")
-		return
+		return // who calls before there is a name has guessed a number
 	}
 	if c.Err != nil {
-		c.Fail(invalidArgs, c.Err.Error())
+		s.refusals.say(c, protocolError(invalidArgs, "%v", c.Err))
 		return
 	}
 	if !s.strangers.enter(struct{}{}, maxStrangers) {
-		c.Fail(limitsExceeded, "too many calls at a time")
+		s.refusals.say(c, errTooMany)
 		return
 	}
 	if !s.senders.enter(c.Sender, maxPerSender) {
 		s.strangers.leave(struct{}{})
-		c.Fail(limitsExceeded, fmt.Sprintf("more than %d calls at a time", maxPerSender))
+		s.refusals.say(c, errTooMany)
 		return
 	}
 	go s.handle(c)
 }
+
+var errTooMany = protocolError(limitsExceeded, "too many calls at a time")
 
 // handle answers a call.
 func (s *session) handle(c *wire.Call) {
 	defer s.senders.leave(c.Sender)
 	r := &request{Call: c, ctx: s.conn.Context(), session: s}
 	body, err := s.serve(r)
-
+	if err == errTooMany {
+		s.refusals.say(c, err)
+		return
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.sync()
@@ -63,7 +66,7 @@ func (s *session) serve(r *request) (body []any, err error) {
 		most = maxRoot
 	}
 	if !s.users.enter(uid, most) {
-		return nil, protocolError(limitsExceeded, "more than %d calls of one user at a time", most)
+		return nil, errTooMany
 	}
 	defer s.users.leave(uid)
 	if err := s.authorize(r, uid); err != nil || r.method.reads {

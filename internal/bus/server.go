@@ -28,6 +28,8 @@ type Server struct {
 	lanes   atomic.Pointer[[]Lane] // by name; nil: not shown yet
 	updated chan struct{}
 	tried   chan struct{}
+
+	predecessor string // the last session's unique name; Run's goroutine's
 }
 
 // NewServer prepares a server; Run starts it.

@@ -19,7 +19,7 @@ import (
 
 func TestMethods(t *testing.T) {
 	lab.RequireRoot(t)
-	s := newSite(t, "")
+	s := newSite(t)
 	conn := bustest.Connect(t, s.address)
 	steam := LanePath("steam")
 
@@ -66,7 +66,7 @@ func TestMethods(t *testing.T) {
 
 func TestErrors(t *testing.T) {
 	lab.RequireRoot(t)
-	s := newSite(t, "")
+	s := newSite(t)
 	conn := bustest.Connect(t, s.address)
 	none, steam := LanePath("none"), LanePath("steam")
 	for _, tt := range []struct {
@@ -77,7 +77,7 @@ func TestErrors(t *testing.T) {
 		{call(conn, Path, ManagerInterface+".Up", "bad", values{}), errorPrefix + "InvalidArgument", "bad is bad"},
 		{call(conn, Path, ManagerInterface+".Up", "x", map[string]any{"table": 1.5}), errorPrefix + "InvalidArgument", "table"},
 		{call(conn, Path, ManagerInterface+".Plan", "broken"), errorPrefix + "Failed", "broken"},
-		{call(conn, Path, ManagerInterface+".Up", "panic", values{}), errorPrefix + "Failed", "internal error"},
+		{call(conn, Path, ManagerInterface+".Up", "explode", values{}), errorPrefix + "Failed", "internal error"},
 		{call(conn, Path, ManagerInterface+".Up", "steam"), invalidArgs, `"sa{sv}"`},
 		{call(conn, Path, ManagerInterface+".Get", uint32(1)), invalidArgs, `"u"`},
 		{call(conn, Path, ManagerInterface+".Get", strings.Repeat("x", 20000)), invalidArgs, "bytes"},
@@ -110,7 +110,7 @@ func TestErrors(t *testing.T) {
 
 func TestStandardInterfaces(t *testing.T) {
 	lab.RequireRoot(t)
-	s := newSite(t, "")
+	s := newSite(t)
 	conn := bustest.Connect(t, s.address)
 	steam := LanePath("steam")
 
@@ -174,7 +174,7 @@ func TestStandardInterfaces(t *testing.T) {
 // Signals tell of each difference, once, before any answer that shows it.
 func TestSignals(t *testing.T) {
 	lab.RequireRoot(t)
-	s := newSite(t, "")
+	s := newSite(t)
 	conn := bustest.Connect(t, s.address, dbus.WithSignalHandler(dbus.NewSequentialSignalHandler()))
 	heard := listen(t, conn)
 
@@ -242,7 +242,7 @@ func listen(t *testing.T, conn *dbus.Conn) <-chan *dbus.Signal {
 // the signals before it.
 func TestAnswersFollowSignals(t *testing.T) {
 	lab.RequireRoot(t)
-	s := newSite(t, "")
+	s := newSite(t)
 	conn := bustest.Connect(t, s.address, dbus.WithSignalHandler(dbus.NewSequentialSignalHandler()))
 	heard := listen(t, conn)
 	stop, stopped := make(chan struct{}), make(chan struct{})
@@ -265,11 +265,17 @@ func TestAnswersFollowSignals(t *testing.T) {
 	}
 	close(stop)
 	<-stopped
-	s.manager.show(full)
-	s.works(call(conn, Path, ManagerInterface+".List"), &[]listed{})
+	last := empty
+	last.Name = "last"
+	s.manager.show(full, last)
 	signals := map[dbus.Sequence]bool{}
-	for len(signals) == 0 || len(heard) > 0 {
-		sig := <-heard
+	for sig := range heard {
+		if sig.Name == properties+".PropertiesChanged" {
+			continue
+		}
+		if path := sig.Body[0]; path == LanePath("last") {
+			break
+		}
 		signals[sig.Sequence] = sig.Name == objectManager+".InterfacesAdded"
 	}
 	if len(signals) < 10 {
@@ -291,28 +297,45 @@ func joined[K comparable, V any](a, b map[K]V) map[K]V {
 	return out
 }
 
-// Where the bus goes and comes back, so does the server; a second one gives up.
-func TestReconnects(t *testing.T) {
+// A second server gives up at once; one that is replaced does so, too.
+func TestOneServer(t *testing.T) {
 	lab.RequireRoot(t)
-	s := newSite(t, "")
+	s := newSite(t)
 	other := NewServer(s.server.Options)
 	other.Update(nil)
 	if err := other.Run(context.Background()); err != ErrNameTaken {
 		t.Errorf("a second server: %v", err)
 	}
 	conn := bustest.Connect(t, s.address)
-	var owner string
-	s.works(conn.BusObject().Call(driver+".GetNameOwner", 0, Name), &owner)
+	s.works(call(conn, Path, peer+".Ping"))
 	s.stop()
 	s.eventually("the name is free", func() bool {
 		return conn.BusObject().Call(driver+".GetNameOwner", 0, Name).Err != nil
 	})
+	third := NewServer(s.server.Options)
+	third.Update(nil)
+	done := make(chan error, 1)
+	go func() { done <- third.Run(context.Background()) }()
+	<-third.Tried()
+	if reply, err := conn.RequestName(Name, dbus.NameFlagReplaceExisting); err != nil || reply != dbus.RequestNameReplyPrimaryOwner {
+		t.Fatalf("replace it: %v, %v", reply, err)
+	}
+	if err := <-done; err != ErrNameTaken {
+		t.Errorf("a replaced server: %v", err)
+	}
+}
+
+// A server that is there before the bus, and after it, waits for it.
+func TestNoBus(t *testing.T) {
+	s := &site{T: t, address: "unix:path=/nonexistent", log: &lockedBuffer{}}
+	s.manager = &fakeManager{site: s}
+	s.serve(nil)
 }
 
 // The machine wakes up, or somebody says so who is not logind.
 func TestResume(t *testing.T) {
 	lab.RequireRoot(t)
-	s := newSite(t, "")
+	s := newSite(t)
 	conn := bustest.Connect(t, s.address)
 	const signal = loginManager + ".PrepareForSleep"
 	emit := func(asleep bool) {

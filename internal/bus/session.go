@@ -2,6 +2,7 @@ package bus
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -25,6 +26,7 @@ type session struct {
 	strangers quota[struct{}]
 	senders   quota[string]
 	users     quota[uint32]
+	refusals  refusals
 
 	people  sync.Mutex
 	uids    map[string]uint32
@@ -62,14 +64,32 @@ func (s *session) begin(ctx context.Context) error {
 		dbus.WithMatchMember("PrepareForSleep")); err != nil {
 		return fmt.Errorf("hear of sleep: %w", err)
 	}
+	err := s.takeName(ctx, 0)
+	if errors.Is(err, ErrNameTaken) && s.ownedByPredecessor(ctx) {
+		err = s.takeName(ctx, dbus.NameFlagReplaceExisting)
+	}
+	s.server.predecessor = s.conn.Names()[0]
+	return err
+}
+
+func (s *session) takeName(ctx context.Context, flags dbus.RequestNameFlags) error {
 	var reply uint32
-	if err := s.conn.BusObject().CallWithContext(ctx, driver+".RequestName", 0, Name, uint32(dbus.NameFlagDoNotQueue)).Store(&reply); err != nil {
+	flags |= dbus.NameFlagDoNotQueue | dbus.NameFlagAllowReplacement
+	if err := s.conn.BusObject().CallWithContext(ctx, driver+".RequestName", 0, Name, uint32(flags)).Store(&reply); err != nil {
 		return fmt.Errorf("take the bus name: %w", err)
 	}
 	if dbus.RequestNameReply(reply) != dbus.RequestNameReplyPrimaryOwner {
 		return ErrNameTaken
 	}
 	return nil
+}
+
+// ownedByPredecessor tells whether our last connection still has the name: a bus
+// that has stopped reading from it does not notice its end.
+func (s *session) ownedByPredecessor(ctx context.Context) bool {
+	var owner string
+	err := s.conn.BusObject().CallWithContext(ctx, driver+".GetNameOwner", 0, Name).Store(&owner)
+	return err == nil && owner == s.server.predecessor
 }
 
 // follow tells of changes until the connection ends.
@@ -98,6 +118,14 @@ const (
 // of the match rules; package wire sees to that.
 func (s *session) DeliverSignal(_, _ string, signal *dbus.Signal) {
 	switch signal.Name {
+	case driver + ".NameLost":
+		select {
+		case <-s.ready:
+			if len(signal.Body) == 1 && signal.Body[0] == Name {
+				s.conn.Close() // to see who has it
+			}
+		default:
+		}
 	case driver + ".NameOwnerChanged":
 		if len(signal.Body) == 3 && signal.Body[2] == "" {
 			name, _ := signal.Body[0].(string)

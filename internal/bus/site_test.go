@@ -36,9 +36,15 @@ type site struct {
 	stop    func()
 }
 
-func newSite(t *testing.T, extra string) *site {
+func newSite(t *testing.T) *site {
 	t.Helper()
 	t.Parallel()
+	return aloneSite(t, "")
+}
+
+// aloneSite is a site for a test that runs alone; extra is for the bus.
+func aloneSite(t *testing.T, extra string) *site {
+	t.Helper()
 	s := &site{T: t, address: bustest.Start(t, extra), log: &lockedBuffer{}, judge: &fakeJudge{}}
 	s.manager = &fakeManager{site: s}
 	s.serve(func(*dbus.Conn) Authorizer { return s.judge })
@@ -144,7 +150,7 @@ func (m *fakeManager) resumed() { m.note("resumed") }
 
 func (m *fakeManager) Up(_ context.Context, lane string, changes map[string]any, create bool) error {
 	switch lane {
-	case "panic":
+	case "explode":
 		panic("for the test")
 	case "bad":
 		return Errorf(InvalidArgument, "bad is bad")
@@ -229,7 +235,9 @@ func (j *fakeJudge) questions() []Question {
 
 func (j *fakeJudge) Authorize(ctx context.Context, q Question) error {
 	j.mu.Lock()
-	j.asked = append(j.asked, q)
+	if len(j.asked) < 1000 {
+		j.asked = append(j.asked, q)
+	}
 	granted, forever := j.grants[q.Action], j.forever
 	j.mu.Unlock()
 	if forever {
@@ -264,7 +272,7 @@ func (b *lockedBuffer) String() string {
 
 func (s *site) eventually(what string, ok func() bool) {
 	s.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
+	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			s.Fatalf("never: %s\n%s", what, s.log)
 		}
