@@ -5,7 +5,7 @@
 set -eu
 
 packages='network-manager dnsmasq-base iptables nftables iproute2 dbus iputils-ping conntrack
-tcpdump util-linux procps netcat-openbsd'
+tcpdump util-linux procps netcat-openbsd libglib2.0-bin python3-dbus polkitd'
 
 missing=
 for package in $packages; do

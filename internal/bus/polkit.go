@@ -60,21 +60,23 @@ func (p *polkit) Authorize(ctx context.Context, q Question) error {
 		authority.Go(polkitAuthority+".CancelCheckAuthorization", dbus.FlagNoReplyExpected|dbus.FlagNoAutoStart, nil, cancellation)
 		return Errorf(NotAuthorized, "%s: nobody answered in time", q.Action)
 	}
-	return v.of(q.Action, err)
+	return v.of(q, err)
 }
 
 // of turns the verdict, or the lack of one, into an error.
-func (v verdict) of(action Action, err error) error {
+func (v verdict) of(q Question, err error) error {
 	var derr dbus.Error
 	switch {
 	case errors.As(err, &derr) && (derr.Name == polkitNotThere || derr.Name == polkitNotInstalled):
-		return Errorf(NotAuthorized, "%s: polkit is not there, so only root may", action)
+		return Errorf(NotAuthorized, "%s: polkit is not there, so only root may", q.Action)
 	case err != nil:
-		return Errorf(NotAuthorized, "%s: ask polkit: %v", action, err)
+		return Errorf(NotAuthorized, "%s: ask polkit: %v", q.Action, err)
 	case v.Authorized:
 		return nil
+	case v.Challenge && q.Interactive:
+		return Errorf(NotAuthorized, "%s: polkit wants a password, and nothing in this session asks for it", q.Action)
 	case v.Challenge:
-		return protocolError(askFirst, "%s: polkit wants to ask the user, which the caller does not allow", action)
+		return protocolError(askFirst, "%s: polkit wants a password, which the caller does not allow", q.Action)
 	}
-	return Errorf(NotAuthorized, "%s: not authorized", action)
+	return Errorf(NotAuthorized, "%s: not authorized", q.Action)
 }

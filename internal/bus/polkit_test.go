@@ -105,9 +105,12 @@ func TestPolkit(t *testing.T) {
 		p.set(tt.answer, tt.err)
 		for _, flags := range []dbus.Flags{0, dbus.FlagAllowInteractiveAuthorization} {
 			c := <-send(conn, flags, steam, LaneInterface, "Up").Done
-			if tt.name == "" {
+			switch {
+			case tt.name == "":
 				s.works(c)
-			} else {
+			case tt.name == askFirst && flags != 0:
+				s.fails(c, errorPrefix+"NotAuthorized", "nothing in this session asks")
+			default:
 				s.fails(c, tt.name)
 			}
 			want := fmt.Sprintf("system-bus-name %s org.uplane.lanes.use map[lane:steam] %d", me, flags/dbus.FlagAllowInteractiveAuthorization)
