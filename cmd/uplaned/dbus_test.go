@@ -71,7 +71,9 @@ func TestDBus(t *testing.T) {
 		t.Errorf("while it waits it has %s", got)
 	}
 	s.sh("nmcli connection up homewifi")
-	hear(func() bool { return told["State"].Value() == "up" && fmt.Sprint(told["Gateways"].Value()) == "[192.168.50.1]" }, "the lane is up again")
+	hear(func() bool {
+		return told["State"].Value() == "up" && fmt.Sprint(told["Gateways"].Value()) == "[192.168.50.1]"
+	}, "the lane is up again")
 	var all map[string]dbus.Variant
 	if err := call(lane, "org.freedesktop.DBus.Properties.GetAll", bus.LaneInterface).Store(&all); err != nil || fmt.Sprint(all) != fmt.Sprint(told) {
 		t.Errorf("properties are\n%v\nand the signals said\n%v: %v", all, told, err)
