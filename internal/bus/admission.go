@@ -10,7 +10,7 @@ import (
 // How many calls are served at a time. More are refused at once, for to let
 // them wait would be to remember them. A flood is not even refused: an answer costs
 // as much as what it answers, so root's calls would wait behind them (measured:
-// 4 s instead of 0.1), and the bus stops a caller with too many calls unanswered.
+// 4 s instead of less than half a one), and the bus stops a caller with too many calls unanswered.
 const (
 	maxStrangers = 256 // until the bus has told whose they are, which takes no time
 	maxPerSender = 16
