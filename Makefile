@@ -45,6 +45,9 @@ install: build install-dispatcher ## binaries and everything in packaging/, belo
 	install -D -m 755 $(BIN)/uplane $(DESTDIR)$(PREFIX)/bin/uplane
 	install -D -m 755 $(BIN)/uplaned $(DESTDIR)$(PREFIX)/sbin/uplaned
 	install -D -m 644 packaging/dbus/org.uplane.Uplane1.conf $(DESTDIR)$(PREFIX)/share/dbus-1/system.d/org.uplane.Uplane1.conf
+	install -D -m 644 packaging/dbus/org.uplane.Uplane1.xml $(DESTDIR)$(PREFIX)/share/dbus-1/interfaces/org.uplane.Uplane1.xml
+	install -D -m 644 packaging/dbus/org.uplane.Uplane1.service $(DESTDIR)$(PREFIX)/share/dbus-1/system-services/org.uplane.Uplane1.service
+	install -D -m 644 packaging/polkit/org.uplane.policy $(DESTDIR)$(PREFIX)/share/polkit-1/actions/org.uplane.policy
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
 	sed 's,@PREFIX@,$(PREFIX),' packaging/systemd/uplaned.service > $(DESTDIR)$(PREFIX)/lib/systemd/system/uplaned.service
 	install -D -m 644 packaging/systemd/uplane-lane@.target $(DESTDIR)$(PREFIX)/lib/systemd/system/uplane-lane@.target

@@ -93,8 +93,7 @@ func apply(ctx context.Context, paths engine.Paths, level slog.Level) ([]reconci
 	if err != nil {
 		return lanes, err
 	}
-	targets := units.New(units.Options{Log: log, Up: func(context.Context) ([]string, error) { return reconcile.Up(lanes), nil }})
-	if err := targets.Once(ctx); err != nil {
+	if err := units.New(units.Options{Log: log}).Once(ctx, reconcile.Up(lanes)); err != nil {
 		log.Warn("systemd's targets of lanes", "error", err)
 	}
 	return lanes, nil

@@ -62,7 +62,7 @@ func report(err error, next string) {
 func hint(err error) string {
 	switch {
 	case errors.Is(err, bus.ErrNoDaemon):
-		return "systemctl start uplaned, or sudo uplaned"
+		return "sudo systemctl enable --now uplaned, or sudo uplaned"
 	case errors.Is(err, bus.ErrDenied), errors.Is(err, nm.ErrDenied), errors.Is(err, fs.ErrPermission):
 		return "the same with sudo"
 	case errors.Is(err, errFollowed):

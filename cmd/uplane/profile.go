@@ -169,6 +169,9 @@ func removeProfiles(c *cobra.Command, name string, keep bool) error {
 	for deadline := time.Now().Add(patience); p.Active && linkIndex(p.Interface) == bridge && time.Now().Before(deadline); {
 		time.Sleep(10 * time.Millisecond) // NetworkManager takes 50 ms to take the bridge down
 	}
+	if err := reload(ctx); err != nil { // the daemon has then seen that, too
+		return err
+	}
 	if _, goesOn := d.file(name); keep || goesOn {
 		return reportLane(ctx, name)
 	}

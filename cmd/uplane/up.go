@@ -133,7 +133,7 @@ func downCommand() *cobra.Command {
 		Args:  laneArgs(1, 1),
 		RunE: func(c *cobra.Command, args []string) error {
 			return withDaemon(c.Context(), func(client *bus.Client) error {
-				if _, err := client.Down(c.Context(), args[0]); err != nil {
+				if err := client.Down(c.Context(), args[0]); err != nil {
 					return fmt.Errorf("down %s: %w", args[0], err)
 				}
 				return nil

@@ -276,7 +276,10 @@ func TestCommandLine(t *testing.T) {
 	nobody := func(args ...string) result {
 		return s.try("setpriv", append([]string{"--reuid", "65534", "--regid", "65534", "--clear-groups", "uplane"}, args...)...)
 	}
-	s.requireFailure(nobody("list"), 1, "uplane: permission denied", "try: the same with sudo")
+	if r := nobody("list"); r.code != 0 || !strings.Contains(r.out, "steam") {
+		t.Errorf("nobody may not read: %+v", r)
+	}
+	s.requireFailure(nobody("remove", "steam"), 1, "uplane: remove steam: permission denied", "try: the same with sudo")
 	s.requireFailure(nobody("up", "steam", "--uplink", "wlp6s0"), 1, "permission denied", "sudo")
 	if r := s.try("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "uplaned"); r.code != 1 || !strings.Contains(r.err, "must run as root") {
 		t.Errorf("the daemon as nobody: %+v", r)

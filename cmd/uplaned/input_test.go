@@ -185,7 +185,7 @@ func TestGarbage(t *testing.T) {
 		t.Helper()
 		ctx, cancel := context.WithTimeout(s.ctx, lab.QuickRenewal*5)
 		defer cancel()
-		err := object.CallWithContext(ctx, bus.Interface+"."+method, 0, args...).Err
+		err := object.CallWithContext(ctx, bus.ManagerInterface+"."+method, 0, args...).Err
 		if err == nil || ctx.Err() != nil {
 			t.Errorf("%s: %s answers %v", what, method, err)
 		} else if len(err.Error()) > 1000 {

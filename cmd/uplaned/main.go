@@ -72,23 +72,31 @@ func serve(o options, stderr io.Writer) error {
 	trigger := reconcile.NewTrigger()
 	watcher := nm.NewWatcher(nm.Options{Log: log, Changed: trigger.Poke})
 	var server *bus.Server
-	var targets *units.Keeper
+	targets := units.New(units.Options{Log: log})
 	eng, err := engine.Open(ctx, engine.Options{
 		Paths: o.Paths, Log: log, Holder: state.Daemon, Trigger: trigger, Uplinks: watcher.Snapshot,
-		Changed: func() { server.Changed(); targets.Poke() },
+		Changed: func(all []reconcile.Status) {
+			server.Update(toLanes(all))
+			targets.Update(reconcile.Up(all))
+		},
 	})
 	if err != nil {
 		return err
 	}
 	defer eng.Close()
-	server = bus.NewServer(manager{eng.Loop}, log)
-	targets = units.New(units.Options{Log: log, Up: eng.UpLanes})
+	server = bus.NewServer(bus.Options{Manager: manager{eng.Loop}, Log: log, Resumed: func() {
+		// Nobody heard what happened to the kernel while the machine slept.
+		log.Info("woken up from sleep; looking at everything again")
+		eng.Resync()
+	}})
+	service := newService(log, eng.Loop)
 
 	group, gctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return watcher.Run(gctx) })
 	group.Go(func() error { return eng.Follow(gctx) })
 	group.Go(func() error { return server.Run(gctx) })
 	group.Go(func() error { return targets.Run(gctx) })
+	group.Go(func() error { service.run(gctx, server.Tried()); return nil })
 	err = group.Wait()
 	if ctx.Err() != nil {
 		return nil // asked to end

@@ -2,32 +2,70 @@ package main
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 
 	"uplane/internal/bus"
+	"uplane/internal/config"
 	"uplane/internal/reconcile"
 )
 
-// manager shows the loop's lanes in the form of the bus.
-type manager struct{ *reconcile.Loop }
+// manager shows the loop to the bus, in the bus's words.
+type manager struct{ loop *reconcile.Loop }
 
-func (m manager) List(ctx context.Context) ([]bus.Lane, error) {
-	statuses, err := m.Loop.List(ctx)
+func (m manager) Up(ctx context.Context, lane string, changes map[string]any, create bool) error {
+	_, err := m.loop.Up(ctx, lane, changes, create)
+	return busError(err)
+}
+
+func (m manager) Set(ctx context.Context, lane string, changes map[string]any) error {
+	_, err := m.loop.Set(ctx, lane, changes)
+	return busError(err)
+}
+
+func (m manager) Down(ctx context.Context, lane string) error {
+	_, err := m.loop.Down(ctx, lane)
+	return busError(err)
+}
+
+func (m manager) Remove(ctx context.Context, lane string) error {
+	return busError(m.loop.Remove(ctx, lane))
+}
+
+func (m manager) Reload(ctx context.Context) ([]error, error) {
+	problems, err := m.loop.Reload(ctx)
+	return problems, busError(err)
+}
+
+func (m manager) Plan(ctx context.Context, lane string) ([]string, error) {
+	lines, err := m.loop.Plan(ctx, lane)
+	return lines, busError(err)
+}
+
+func (m manager) Settle(ctx context.Context, iface, uuid string) error {
+	return busError(m.loop.Settle(ctx, iface, uuid))
+}
+
+// busError tells the kind of an error to the bus.
+func busError(err error) error {
+	var refused *config.Refused
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, reconcile.ErrNoLane):
+		return bus.Errorf(bus.NoSuchLane, "%v", err)
+	case errors.As(err, &refused):
+		return bus.Errorf(bus.InvalidArgument, "%v", err)
+	}
+	return bus.Errorf(bus.Failed, "%v", err)
+}
+
+func toLanes(statuses []reconcile.Status) []bus.Lane {
 	out := make([]bus.Lane, len(statuses))
 	for i, s := range statuses {
 		out[i] = toLane(s)
 	}
-	return out, err
-}
-
-func (m manager) Up(ctx context.Context, lane string, changes map[string]any) (bus.Lane, error) {
-	s, err := m.Loop.Up(ctx, lane, changes)
-	return toLane(s), err
-}
-
-func (m manager) Down(ctx context.Context, lane string) (bus.Lane, error) {
-	s, err := m.Loop.Down(ctx, lane)
-	return toLane(s), err
+	return out
 }
 
 func toLane(s reconcile.Status) bus.Lane {

@@ -4,27 +4,31 @@ package bustest
 
 import (
 	"bufio"
-	"context"
+	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/godbus/dbus/v5"
 	"golang.org/x/sys/unix"
 )
 
-// config is a system bus in what matters here; %s is Uplane's policy and more.
+// config is a system bus in what matters here; the first %s is a name for the socket,
+// the second Uplane's policy and more.
 const config = `<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-BUS Bus Configuration 1.0//EN"
   "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
 <busconfig>
   <type>system</type>
   <auth>EXTERNAL</auth>
-  <listen>unix:tmpdir=/tmp</listen>
+  <listen>unix:abstract=%s</listen>
   <policy context="default">
     <allow user="*"/>
     <deny own="*"/>
@@ -55,13 +59,15 @@ func Forbid() {
 	os.Setenv("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nonexistent/the-tests-use-their-own-bus")
 }
 
+var started atomic.Uint32
+
 // Start starts a bus for a test and returns its address. extra is further
 // configuration, such as limits.
 func Start(t testing.TB, extra string) (address string) {
 	t.Helper()
 	policy := filepath.Join(moduleRoot(t), "packaging/dbus/org.uplane.Uplane1.conf")
 	file := filepath.Join(t.TempDir(), "bus.conf")
-	text := fmt.Sprintf(config, "<include>"+policy+"</include>"+extra)
+	text := fmt.Sprintf(config, fmt.Sprintf("/tmp/uplane-test-%d-%d", os.Getpid(), started.Add(1)), "<include>"+policy+"</include>"+extra)
 	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -121,26 +127,85 @@ func Connect(t testing.TB, address string, options ...dbus.ConnOption) *dbus.Con
 // ConnectAs connects as another user, which takes root.
 func ConnectAs(t testing.TB, address string, uid int) *dbus.Conn {
 	t.Helper()
-	type result struct {
-		conn *dbus.Conn
-		err  error
+	var conn *dbus.Conn
+	err := as(uid, func() (err error) {
+		conn, err = dbus.Connect(address, dbus.WithAuth(dbus.AuthExternal(fmt.Sprint(uid))))
+		return err
+	})
+	if err != nil {
+		t.Fatalf("connect as user %d: %v", uid, err)
 	}
-	done := make(chan result)
+	t.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+// as runs f as another user. The bus asks the kernel who connected, and that is
+// the thread's user. The thread is not unlocked, so it ends with its goroutine.
+func as(uid int, f func() error) error {
+	done := make(chan error)
 	go func() {
-		// The bus asks the kernel who connected, and that is the thread's user. The
-		// thread is not unlocked, so it ends with this goroutine.
 		runtime.LockOSThread()
 		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, uintptr(uid), uintptr(uid), ^uintptr(0)); errno != 0 {
-			done <- result{nil, errno}
+			done <- errno
 			return
 		}
-		conn, err := dbus.Connect(address, dbus.WithContext(context.Background()), dbus.WithAuth(dbus.AuthExternal(fmt.Sprint(uid))))
-		done <- result{conn, err}
+		done <- f()
 	}()
-	r := <-done
-	if r.err != nil {
-		t.Fatalf("connect as user %d: %v", uid, r.err)
+	return <-done
+}
+
+// Raw is a program on the bus that does no more than a test tells it: it reads
+// nothing by itself.
+type Raw struct {
+	net.Conn
+	serial uint32
+}
+
+// ConnectRaw connects as another user, which takes root.
+func ConnectRaw(t testing.TB, address string, uid int) *Raw {
+	t.Helper()
+	path, _, _ := strings.Cut(strings.TrimPrefix(address, "unix:abstract="), ",")
+	r := &Raw{}
+	err := as(uid, func() (err error) {
+		r.Conn, err = net.Dial("unix", "@"+path)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Cleanup(func() { r.conn.Close() })
-	return r.conn
+	t.Cleanup(func() { r.Close() })
+	fmt.Fprintf(r, "\x00AUTH EXTERNAL %x\r\nBEGIN\r\n", fmt.Sprint(uid))
+	if err := r.Send(Call("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "Hello")); err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// Call is a method call.
+func Call(name string, path dbus.ObjectPath, iface, member string, args ...any) *dbus.Message {
+	m := &dbus.Message{Type: dbus.TypeMethodCall, Headers: map[dbus.HeaderField]dbus.Variant{
+		dbus.FieldDestination: dbus.MakeVariant(name), dbus.FieldPath: dbus.MakeVariant(path),
+		dbus.FieldInterface: dbus.MakeVariant(iface), dbus.FieldMember: dbus.MakeVariant(member),
+	}, Body: args}
+	if len(args) > 0 {
+		m.Headers[dbus.FieldSignature] = dbus.MakeVariant(dbus.SignatureOf(args...))
+	}
+	return m
+}
+
+// Send sends a message.
+func (r *Raw) Send(m *dbus.Message) error {
+	var b bytes.Buffer
+	if err := m.EncodeTo(&b, binary.LittleEndian); err != nil {
+		return err
+	}
+	return r.Again(b.Bytes())
+}
+
+// Again sends an encoded message with a new serial number.
+func (r *Raw) Again(encoded []byte) error {
+	r.serial++
+	binary.LittleEndian.PutUint32(encoded[8:], r.serial)
+	_, err := r.Write(encoded)
+	return err
 }

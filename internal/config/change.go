@@ -21,7 +21,7 @@ import (
 // A file of a package, in dirs.Lib, is not changed: the edited text goes to
 // dirs.Etc, which wins. Edit refuses, and writes nothing, if the lane has no file
 // ([fs.ErrNotExist]), and if Load would then find this lane broken, or another
-// one that is not now; the error is Load's. Without changes it tells whether the
+// one that is not now; the error is Load's, as a [Refused]. Without changes it tells whether the
 // lane is sound.
 func Edit(dirs Dirs, lane string, changes map[string]any) (string, error) {
 	fail := func(err error) (string, error) { return "", fmt.Errorf("change lane %s: %w", lane, err) }
@@ -37,7 +37,7 @@ func Edit(dirs Dirs, lane string, changes map[string]any) (string, error) {
 	}
 	data, err := editText(s.file, s.data, changes)
 	if err != nil {
-		return fail(err)
+		return fail(&Refused{err})
 	}
 	if len(data) == 0 {
 		data = header(lane) // the only key was taken out, and an empty file would mask
@@ -47,7 +47,7 @@ func Edit(dirs Dirs, lane string, changes map[string]any) (string, error) {
 		s.file = laneFile(dirs.Etc, lane)
 	}
 	if err := all.try(lane, source{file: s.file, data: data}); err != nil {
-		return fail(err)
+		return fail(&Refused{err})
 	}
 	if same {
 		return s.file, nil

@@ -28,3 +28,9 @@ func (e *Error) Error() string {
 	b.WriteString(e.Msg)
 	return b.String()
 }
+
+// Refused is an error about what was asked for, not about the machine: another
+// value helps, and nothing was written.
+type Refused struct{ error }
+
+func (e *Refused) Unwrap() error { return e.error }

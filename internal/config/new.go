@@ -16,7 +16,7 @@ import (
 func New(dirs Dirs, lane string, keys map[string]any) (string, error) {
 	fail := func(err error) (string, error) { return "", fmt.Errorf("create lane %s: %w", lane, err) }
 	if err := policy.CheckLaneName(lane); err != nil {
-		return fail(err)
+		return fail(&Refused{err})
 	}
 	file := laneFile(dirs.Etc, lane)
 	if _, err := os.Lstat(file); err == nil { // a mask, too
@@ -24,10 +24,10 @@ func New(dirs Dirs, lane string, keys map[string]any) (string, error) {
 	}
 	data, err := editText(file, header(lane), keys)
 	if err != nil {
-		return fail(err)
+		return fail(&Refused{err})
 	}
 	if err := read(dirs).try(lane, source{file: file, data: data}); err != nil {
-		return fail(err)
+		return fail(&Refused{err})
 	}
 	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 		return fail(err)

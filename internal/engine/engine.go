@@ -40,7 +40,7 @@ type Options struct {
 	Holder  string            // of the lock: state.Daemon or state.OneShot
 	Trigger reconcile.Trigger // nil: nothing is followed
 	Uplinks func() nm.Snapshot
-	Changed func() // see [reconcile.Options]
+	Changed func([]reconcile.Status) // see [reconcile.Options]; may be nil
 }
 
 // Engine is the loop and what it works with.
@@ -108,10 +108,10 @@ func (e *Engine) Follow(ctx context.Context) error {
 	return group.Wait()
 }
 
-// UpLanes returns the lanes that are up or degraded.
-func (e *Engine) UpLanes(ctx context.Context) ([]string, error) {
-	lanes, err := e.List(ctx)
-	return reconcile.Up(lanes), err
+// Resync looks at everything again, whatever was heard of it.
+func (e *Engine) Resync() {
+	e.kernel.Invalidate()
+	e.Poke()
 }
 
 // Close lets others have the lanes, which stay as they are.

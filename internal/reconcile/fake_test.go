@@ -1,6 +1,7 @@
 package reconcile
 
 import (
+	"context"
 	"errors"
 	"io"
 	"log/slog"
@@ -332,7 +333,7 @@ func (d *daemon) restart() {
 	d.Loop = New(Options{
 		Trigger: NewTrigger(), Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 		Dirs: config.Dirs{Etc: d.top}, Kernel: d.machine, Firewall: firewall{d.machine},
-		Uplinks: func() Uplinks { return d.uplinks }, States: states, Runs: runs, Changed: func() { d.changed++ },
+		Uplinks: func() Uplinks { return d.uplinks }, States: states, Runs: runs, Changed: func([]Status) { d.changed++ },
 	})
 	d.readConfig()
 }
@@ -387,4 +388,10 @@ func (d *daemon) trace() string {
 	out = append(out, slices.Concat(run.Directories, run.Tables, slices.Collect(maps.Keys(run.Sysctl)), slices.Collect(maps.Keys(run.Lanes)), slices.Collect(maps.Keys(kept.Lanes)))...)
 	slices.Sort(out)
 	return strings.Join(out, "\n")
+}
+
+// ask returns every lane's status, by name, once the loop's goroutine has a moment for it.
+func (d *daemon) ask(ctx context.Context) (out []Status, err error) {
+	err = d.do(ctx, func() { out = d.list() })
+	return out, err
 }

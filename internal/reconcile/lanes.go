@@ -19,18 +19,9 @@ var ErrNoLane = errors.New("no such lane")
 // errProfile says that a lane is up and down by a NetworkManager profile.
 var errProfile = errors.New("it has a profile")
 
-// List returns every lane's status, by name.
-func (l *Loop) List(ctx context.Context) (out []Status, err error) {
-	err = l.do(ctx, func() { out = l.list() })
-	return out, err
-}
-
-// Up wants a lane up: changes are written to its file first, which is made when there
-// is none. It returns how the lane is after one pass.
-func (l *Loop) Up(ctx context.Context, name string, changes map[string]any) (Status, error) {
-	if err := policy.CheckLaneName(name); err != nil {
-		return Status{}, err
-	}
+// Up wants a lane up: changes are written to its file first. With create set, the
+// file is made when there is none. It returns how the lane is after one pass.
+func (l *Loop) Up(ctx context.Context, name string, changes map[string]any, create bool) (Status, error) {
 	return l.change(ctx, name, 1, func() error {
 		if owner, ok := l.lanes.owner[name]; ok {
 			if len(changes) == 0 && l.lanes.wanted[name] && l.lanes.held[name] == "" {
@@ -41,6 +32,8 @@ func (l *Loop) Up(ctx context.Context, name string, changes map[string]any) (Sta
 		_, exists := l.lanes.known[name]
 		_, broken := l.config.Broken[name]
 		switch {
+		case !exists && !broken && !create:
+			return fmt.Errorf("%s: %w", name, ErrNoLane)
 		case exists && len(changes) == 0:
 		case exists || broken:
 			if _, err := config.Edit(l.Dirs, name, changes); err != nil {
@@ -52,6 +45,20 @@ func (l *Loop) Up(ctx context.Context, name string, changes map[string]any) (Sta
 			}
 		}
 		return l.memory.want(name, state.WantUp)
+	})
+}
+
+// Set writes changes to the file of a lane that there is. The lane stays up or down.
+func (l *Loop) Set(ctx context.Context, name string, changes map[string]any) (Status, error) {
+	return l.change(ctx, name, 1, func() error {
+		if err := l.exists(name); err != nil {
+			return err
+		}
+		if _, ok := l.lanes.owner[name]; ok {
+			return fmt.Errorf("%s is NetworkManager's: %w: uplane profile add %s", name, errProfile, name)
+		}
+		_, err := config.Edit(l.Dirs, name, changes)
+		return err
 	})
 }
 
@@ -85,6 +92,9 @@ func (l *Loop) Remove(ctx context.Context, name string) error {
 	})
 	return err
 }
+
+// Ping returns once the loop has taken a moment off for it.
+func (l *Loop) Ping(ctx context.Context) error { return l.do(ctx, func() {}) }
 
 // Reload reads the configuration again and returns what is wrong with it.
 func (l *Loop) Reload(ctx context.Context) (errs []error, err error) {

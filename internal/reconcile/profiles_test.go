@@ -64,14 +64,14 @@ func TestProfileUpAndDown(t *testing.T) {
 	}
 	for what, err := range map[string]error{
 		"nmcli connection down 'my steam'":                                   second(d.call(func() error { _, err := d.Down(t.Context(), "steam"); return err })),
-		"uplane profile add steam":                                           second(d.call(func() error { _, err := d.Up(t.Context(), "steam", map[string]any{"mark": uint32(7)}); return err })),
+		"uplane profile add steam":                                           second(d.call(func() error { _, err := d.Up(t.Context(), "steam", map[string]any{"mark": uint32(7)}, true); return err })),
 		"uplane profile remove steam, or nmcli connection delete 'my steam'": second(d.call(func() error { return d.Remove(t.Context(), "steam") })),
 	} {
 		if err == nil || !strings.Contains(err.Error(), what) {
 			t.Errorf("no %q in %v", what, err)
 		}
 	}
-	if _, err := d.call(func() error { _, err := d.Up(t.Context(), "steam", nil); return err }); err != nil {
+	if _, err := d.call(func() error { _, err := d.Up(t.Context(), "steam", nil, true); return err }); err != nil {
 		t.Error(err)
 	}
 	// While NetworkManager is away, and for a new daemon that does not know it yet, all stays.

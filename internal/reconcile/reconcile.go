@@ -6,8 +6,10 @@ package reconcile
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
+	"runtime/debug"
 	"slices"
 	"time"
 
@@ -63,7 +65,9 @@ type Options struct {
 	Grace    time.Duration // how long the kernel's word goes before NetworkManager's
 	States   *state.Store[state.State]
 	Runs     *state.Store[state.Run]
-	Changed  func() // called by the loop's goroutine when a status changed
+	// Changed is called by the loop's goroutine with every lane's status, by name,
+	// after the first pass and whenever one changed.
+	Changed func([]Status)
 }
 
 // Uplinks is what NetworkManager last said.
@@ -83,12 +87,11 @@ type Loop struct {
 	lanes     lanes // as of the last survey
 	memory    memory
 	current   map[string]string // lane to its uplink's interface
-	statuses  map[string]Status
-	converged policy.State // what a clean pass wanted last; nil before the first
+	statuses  map[string]Status // nil before the first pass
+	converged policy.State      // what a clean pass wanted last; nil before the first
 	fights    fights
 	failures  int
 	clean     bool // the last pass found nothing to do
-	published bool // statuses are there
 	waiters   []*waiter
 
 	complained map[string]bool // what was logged of profiles that no lane can come from
@@ -98,8 +101,7 @@ type Loop struct {
 func New(o Options) *Loop {
 	return &Loop{
 		Options: o, calls: make(chan func()),
-		memory: recall(o.States, o.Runs), current: map[string]string{}, statuses: map[string]Status{}, fights: fights{},
-		complained: map[string]bool{},
+		memory: recall(o.States, o.Runs), current: map[string]string{}, fights: fights{}, complained: map[string]bool{},
 	}
 }
 
@@ -177,16 +179,29 @@ func (l *Loop) Once(ctx context.Context) ([]Status, error) {
 	return l.list(), ErrUnsettled
 }
 
-// do runs f on the loop's goroutine and waits for it.
-func (l *Loop) do(ctx context.Context, f func()) error {
+// do runs f on the loop's goroutine and waits for it. A panic is f's error: no
+// caller's request may end the daemon.
+func (l *Loop) do(ctx context.Context, f func()) (err error) {
 	done := make(chan struct{})
+	call := func() {
+		defer close(done)
+		defer func() {
+			if p := recover(); p != nil {
+				l.Log.Error("panic", "value", p, "stack", string(debug.Stack()))
+				err = fmt.Errorf("internal error: %v", p)
+				l.Kernel.Invalidate()
+				l.Poke()
+			}
+		}()
+		f()
+	}
 	select {
-	case l.calls <- func() { defer close(done); f() }:
+	case l.calls <- call:
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 	<-done
-	return nil
+	return err
 }
 
 // view is one look at everything, and what follows from it.

@@ -249,7 +249,7 @@ func TestFirstWord(t *testing.T) {
 		synctest.Wait()
 		d.uplinks = known
 		d.Poke()
-		list, err := d.List(ctx)
+		list, err := d.ask(ctx)
 		if err != nil || len(list) != 1 || list[0].State != policy.Up || m.applied != applied {
 			t.Errorf("%v, %v; %d writes", list, err, m.applied-applied)
 		}
@@ -266,7 +266,7 @@ func TestFirstWord(t *testing.T) {
 		defer stop()
 		go func() { done <- d.Run(ctx) }()
 		time.Sleep(firstWord + time.Millisecond)
-		if list, err := d.List(ctx); err != nil || list[0].State != policy.Waiting {
+		if list, err := d.ask(ctx); err != nil || list[0].State != policy.Waiting {
 			t.Errorf("%v, %v", list, err)
 		}
 		if err := <-done; err != nil {

@@ -90,7 +90,7 @@ func (l *Loop) publish(v *view, failed map[string]string, undone map[policy.Obje
 			next[name] = Status{LaneStatus: policy.LaneStatus{Lane: policy.Lane{Name: name}, State: policy.Error, Reason: err.Error()}}
 		}
 	}
-	changed := !l.published || len(next) != len(l.statuses)
+	changed := l.statuses == nil || len(next) != len(l.statuses)
 	now := time.Now()
 	for name, s := range next {
 		old, ok := l.statuses[name]
@@ -100,9 +100,9 @@ func (l *Loop) publish(v *view, failed map[string]string, undone map[policy.Obje
 		changed = changed || !ok || !s.equal(old)
 		next[name] = s
 	}
-	l.statuses, l.published = next, true
+	l.statuses = next
 	if changed && l.Changed != nil {
-		l.Changed()
+		l.Changed(l.list())
 	}
 }
 

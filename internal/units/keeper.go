@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/godbus/dbus/v5"
@@ -18,28 +19,27 @@ type Options struct {
 	// Address is the bus; empty: the system bus.
 	Address string
 	Log     *slog.Logger
-	// Up returns the lanes that are up.
-	Up func(context.Context) ([]string, error)
 }
 
 // Keeper keeps the lanes' targets as the lanes are. Make it with [New].
 type Keeper struct {
 	Options
-	poked chan struct{}
-	grace time.Duration
-	known bool                 // there was a poke, so Up has something to say
-	downs map[string]time.Time // since when lanes whose target is started are not up
+	up      atomic.Pointer[[]string] // lanes; nil: not known yet
+	updated chan struct{}
+	grace   time.Duration
+	downs   map[string]time.Time // since when lanes whose target is started are not up
 }
 
-// New returns a keeper that does nothing until it runs and is poked.
+// New returns a keeper that does nothing until it runs and is told of lanes.
 func New(o Options) *Keeper {
-	return &Keeper{Options: o, poked: make(chan struct{}, 1), downs: map[string]time.Time{}}
+	return &Keeper{Options: o, updated: make(chan struct{}, 1), downs: map[string]time.Time{}}
 }
 
-// Poke makes the keeper compare. It never blocks; pokes coalesce.
-func (k *Keeper) Poke() {
+// Update tells the keeper which lanes are up. It never waits; the keeper keeps the slice.
+func (k *Keeper) Update(up []string) {
+	k.up.Store(&up)
 	select {
-	case k.poked <- struct{}{}:
+	case k.updated <- struct{}{}:
 	default:
 	}
 }
@@ -101,12 +101,11 @@ func (k *Keeper) follow(ctx context.Context) (connected bool, err error) {
 			if !ok {
 				return true, errGone
 			}
-		case <-k.poked:
-			k.known = true
+		case <-k.updated:
 		case <-again.C:
 		}
 		again.Stop()
-		if !k.known {
+		if k.up.Load() == nil {
 			continue
 		}
 		wait, err := k.compare(ctx, newSystemd(conn))
@@ -125,9 +124,10 @@ func (k *Keeper) follow(ctx context.Context) (connected bool, err error) {
 	}
 }
 
-// Once makes the targets as the lanes are, at once, for a keeper that does not run.
+// Once starts the targets of the lanes that are up and stops the others', at once, for a keeper that does not run.
 // Without a bus or a systemd it does nothing.
-func (k *Keeper) Once(ctx context.Context) error {
+func (k *Keeper) Once(ctx context.Context, up []string) error {
+	k.Update(up)
 	conn, err := k.dial(ctx)
 	if err != nil {
 		return nil
@@ -146,10 +146,6 @@ func (k *Keeper) dial(ctx context.Context) (*dbus.Conn, error) {
 func (k *Keeper) compare(ctx context.Context, s systemd) (wait time.Duration, err error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	up, err := k.Up(ctx)
-	if err != nil {
-		return 0, err
-	}
 	started, err := s.started(ctx)
 	if gone(err) {
 		return 0, nil // its coming is a signal
@@ -158,7 +154,7 @@ func (k *Keeper) compare(ctx context.Context, s systemd) (wait time.Duration, er
 		return 0, err
 	}
 	var errs []error
-	for _, lane := range up {
+	for _, lane := range *k.up.Load() {
 		delete(k.downs, lane)
 		if !started[lane] {
 			errs = append(errs, k.set(ctx, s, lane, true))

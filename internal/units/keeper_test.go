@@ -22,7 +22,6 @@ type stage struct {
 	address string
 
 	mu  sync.Mutex
-	up  []string
 	log strings.Builder
 }
 
@@ -41,11 +40,7 @@ func newStage(t *testing.T) *stage {
 	address, err := bufio.NewReader(out).ReadString('\n')
 	must(t, err)
 	s := &stage{T: t, address: strings.TrimSpace(address)}
-	s.Keeper = New(Options{Address: s.address, Log: slog.New(slog.NewTextHandler(s, nil)), Up: func(context.Context) ([]string, error) {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		return slices.Clone(s.up), nil
-	}})
+	s.Keeper = New(Options{Address: s.address, Log: slog.New(slog.NewTextHandler(s, nil))})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
 	go func() { done <- s.Keeper.Run(ctx) }()
@@ -74,12 +69,7 @@ func (s *stage) systemd(active ...string) *lab.Systemd {
 }
 
 // lanes says which lanes are up.
-func (s *stage) lanes(up ...string) {
-	s.mu.Lock()
-	s.up = up
-	s.mu.Unlock()
-	s.Poke()
-}
+func (s *stage) lanes(up ...string) { s.Update(up) }
 
 func (s *stage) wait(d *lab.Systemd, lanes ...string) {
 	s.Helper()
@@ -96,7 +86,7 @@ func (s *stage) wait(d *lab.Systemd, lanes ...string) {
 	}
 }
 
-func TestNothingBeforeAPoke(t *testing.T) {
+func TestNothingBeforeAnUpdate(t *testing.T) {
 	s := newStage(t)
 	d := s.systemd(Target("steam"))
 	time.Sleep(grace + 200*time.Millisecond)

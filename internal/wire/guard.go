@@ -3,14 +3,17 @@ package wire
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"sync/atomic"
 	"time"
 
 	"github.com/godbus/dbus/v5"
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -23,6 +26,8 @@ const (
 	// those whose messages fill the queues of programs that don't read. A new
 	// connection begins with nothing in queues.
 	writeTimeout = 5 * time.Second
+	// lookAfter is how long after a write the bus should have read it.
+	lookAfter = 3 * time.Second
 )
 
 // guard is a connection to the bus that hands on what it has checked. godbus
@@ -35,6 +40,8 @@ type guard struct {
 	in    *bufio.Reader // from the end of the authentication on
 	frame []byte        // the message that is being read
 	rest  []byte        // what of it is still to be handed on
+
+	looking atomic.Bool // a timer for look is set
 }
 
 // Read is for the one goroutine of godbus that reads.
@@ -63,8 +70,38 @@ func (g *guard) Write(p []byte) (int, error) {
 	n, err := g.Conn.Write(p)
 	if err != nil {
 		_ = g.Close()
+	} else if g.in != nil && g.looking.CompareAndSwap(false, true) {
+		time.AfterFunc(lookAfter, g.look)
 	}
 	return n, err
+}
+
+// look closes the connection if the bus has stopped reading it. What is written
+// then waits in the socket, which takes so much of it that Write alone would not tell.
+func (g *guard) look() {
+	g.looking.Store(false)
+	if unread(g.Conn) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), writeTimeout)
+	defer cancel()
+	if err := g.conn.BusObject().CallWithContext(ctx, "org.freedesktop.DBus.Peer.Ping", 0).Err; errors.Is(err, context.DeadlineExceeded) {
+		_ = g.Close()
+	}
+}
+
+// unread is how much of what was written the other end has not read.
+func unread(conn net.Conn) (n int) {
+	socket, ok := conn.(*net.UnixConn)
+	if !ok {
+		return 0
+	}
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return 0
+	}
+	_ = raw.Control(func(fd uintptr) { n, _ = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ) })
+	return n
 }
 
 // next reads one message and hands it to whom it is for.
