@@ -54,20 +54,6 @@ func CheckLaneName(name string) error {
 	return nil
 }
 
-// isLaneName is no regular expression, for to compile one would be a part of what
-// "uplane run" takes.
-func isLaneName(name string) bool {
-	for i := range len(name) {
-		switch c := name[i]; {
-		case 'a' <= c && c <= 'z' || '0' <= c && c <= '9':
-		case i > 0 && (c == '-' || c == '_'):
-		default:
-			return false
-		}
-	}
-	return 0 < len(name) && len(name) <= 32
-}
-
 // CheckInterfaceName returns an error unless the kernel would take name for a
 // network interface and a shell line could carry it unquoted. It is stricter
 // than the kernel's dev_valid_name, which allows any byte but '/', ':' and
