@@ -15,10 +15,13 @@ func (b Bridge) key() key { return linkKey("", b.Name) }
 // linkKey is one key for bridges and veths alike: two links of one name cannot be.
 func linkKey(netns, name string) key { return key{kind: kindBridge, netns: netns, name: name} }
 
+// add leaves it down: a bridge that is up before its port may send nothing for up
+// to a second after that, for so long the kernel may take to notice. The port's
+// veth takes it up.
 func (b Bridge) add() []string {
 	return []string{
 		fmt.Sprintf("ip link add name %s group %d mtu %d type bridge", b.Name, LinkGroup, b.MTU),
-		fmt.Sprintf("ip link set dev %s alias %s%s up", b.Name, AliasPrefix, b.Lane),
+		fmt.Sprintf("ip link set dev %s alias %s%s", b.Name, AliasPrefix, b.Lane),
 	}
 }
 

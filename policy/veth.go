@@ -33,11 +33,15 @@ func (v Veth) add() []string {
 	if v.Bridge != "" {
 		master = " master " + v.Bridge
 	}
-	return []string{
+	lines := []string{
 		fmt.Sprintf("ip link add name %s group %d mtu %d type veth peer name %s mtu %d netns %s", v.Name, LinkGroup, v.MTU, v.Inner, v.MTU, v.Netns),
 		fmt.Sprintf("ip link set dev %s alias %s%s%s up", v.Name, AliasPrefix, v.Lane, master),
 		fmt.Sprintf("ip -n %s link set dev %s up", v.Netns, v.Inner),
 	}
+	if v.Bridge != "" {
+		lines = append(lines, fmt.Sprintf("ip link set dev %s up", v.Bridge))
+	}
+	return lines
 }
 
 func (v Veth) replace(from Object) []string {

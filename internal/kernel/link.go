@@ -3,6 +3,7 @@ package kernel
 import (
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -118,7 +119,7 @@ func (k *Kernel) applyBridge(op policy.Op, b policy.Bridge) error {
 			return err
 		}
 	}
-	return setLink(k.host, b.Name, linkChange{alias: policy.AliasPrefix + b.Lane, mtu: b.MTU})
+	return setLink(k.host, b.Name, linkChange{alias: policy.AliasPrefix + b.Lane, mtu: b.MTU, stayDown: op.Verb == policy.Add})
 }
 
 func (k *Kernel) applyVeth(op policy.Op, v policy.Veth) error {
@@ -162,13 +163,38 @@ func (k *Kernel) applyVeth(op policy.Op, v policy.Veth) error {
 			return fmt.Errorf("switch off the spanning tree protocol of %s: %w", v.Bridge, err)
 		}
 	}
-	return ns.do(func(h *netlink.Handle) error {
+	err = ns.do(func(h *netlink.Handle) error {
 		return setLink(h, v.Inner, linkChange{mtu: v.MTU})
 	})
+	if err != nil || v.Bridge == "" || op.Verb != policy.Add {
+		return err
+	}
+	return k.raise(v.Bridge, v.Name)
 }
 
-// linkChange is what setLink changes; the link also goes up.
+// portPatience is how long a new port may take to carry packets; the kernel takes some 0.1 ms.
+const portPatience = 50 * time.Millisecond
+
+// raise takes a bridge up, once its first port carries packets: it then sends at
+// once. Where it is up already, or the port is late, it would begin when the
+// kernel next looks at links' carriers, up to a second later; to ask for the
+// bridge has the kernel do that at once, from Linux 6.8 on.
+func (k *Kernel) raise(bridge, port string) error {
+	for start := time.Now(); time.Since(start) < portPatience; time.Sleep(portPatience / 500) {
+		if l, err := k.host.LinkByName(port); err != nil || l.Attrs().OperState == netlink.OperUp {
+			break
+		}
+	}
+	if err := setLink(k.host, bridge, linkChange{}); err != nil {
+		return err
+	}
+	_, err := k.host.LinkByName(bridge)
+	return err
+}
+
+// linkChange is what setLink changes.
 type linkChange struct {
+	stayDown  bool // otherwise the link also goes up
 	alias     string
 	mtu       int
 	master    int // 0: none
@@ -196,7 +222,7 @@ func setLink(h *netlink.Handle, name string, c linkChange) error {
 			return fmt.Errorf("set master of %s: %w", name, err)
 		}
 	}
-	if a.RawFlags&unix.IFF_UP == 0 {
+	if a.RawFlags&unix.IFF_UP == 0 && !c.stayDown {
 		if err := h.LinkSetUp(l); err != nil {
 			return fmt.Errorf("set %s up: %w", name, err)
 		}

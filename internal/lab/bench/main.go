@@ -30,6 +30,7 @@ var chapters = []chapter{
 	{"traffic", traffic},
 	{"renewals", renewals},
 	{"setup", setUp},
+	{"answer", answers},
 	{"run", runInLane},
 	{"throughput", throughput},
 	{"idle", idle},
@@ -42,6 +43,7 @@ var helpers = map[string]func(args []string) error{
 	"mirror":  mirror,
 	"minimal": minimal,
 	"spawn":   spawn,
+	"ask":     ask,
 	"loop":    loop,
 }
 
