@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -31,7 +33,8 @@ const (
 )
 
 // Acquire takes the lock in dir, the runtime folder. It waits for a one-shot
-// run, which ends soon, until ctx is done, and not at all for a daemon.
+// run, which ends soon, until ctx is done, and not at all for a daemon. One that
+// was killed may leave the lock for a moment to a program it was about to start.
 func Acquire(ctx context.Context, dir, who string) (*Lock, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("lock: %w", err)
@@ -51,13 +54,14 @@ func Acquire(ctx context.Context, dir, who string) (*Lock, error) {
 			f.Close()
 			return nil, fmt.Errorf("lock %s: %w", path, err)
 		}
-		if holder(f) == Daemon {
+		who, pid := holder(f)
+		if who == Daemon && unix.Kill(pid, 0) == nil {
 			f.Close()
 			return nil, ErrDaemon
 		}
 		select {
 		case <-ctx.Done():
-			err := fmt.Errorf("lock %s: held by %q: %w", path, holder(f), ctx.Err())
+			err := fmt.Errorf("lock %s: held by %q: %w", path, who, ctx.Err())
 			f.Close()
 			return nil, err
 		case <-time.After(lockPoll):
@@ -75,15 +79,17 @@ func (l *Lock) sign(who string) error {
 	return l.file.Truncate(int64(len(text)))
 }
 
-// holder is what the last holder signed with.
-func holder(f *os.File) string {
+// holder is what the last holder signed with; the process is never 0 or less,
+// which would mean others.
+func holder(f *os.File) (who string, pid int) {
 	buf := make([]byte, 64)
 	n, _ := f.ReadAt(buf, 0)
 	line, _, _ := strings.Cut(string(buf[:n]), "\n")
-	if i := strings.LastIndexByte(line, ' '); i > 0 {
-		return line[:i]
+	i := max(strings.LastIndexByte(line, ' '), 0)
+	if pid, _ = strconv.Atoi(strings.TrimSpace(line[i:])); pid <= 0 {
+		pid = math.MaxInt32 // nobody's
 	}
-	return ""
+	return line[:i], pid
 }
 
 // Release lets others have the lock. The file stays: who waits has it open.

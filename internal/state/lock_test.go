@@ -39,6 +39,18 @@ func TestLock(t *testing.T) {
 	}
 }
 
+// A daemon that was killed left its lock to a child for a moment.
+func TestLockOfTheDead(t *testing.T) {
+	dir := t.TempDir()
+	child, err := Acquire(t.Context(), dir, Daemon)
+	must(t, err)
+	must(t, os.WriteFile(dir+"/lock", []byte("uplaned 2147483646\n"), 0o600))
+	time.AfterFunc(2*lockPoll, child.Release)
+	next, err := Acquire(t.Context(), dir, Daemon)
+	must(t, err)
+	next.Release()
+}
+
 func TestLockIsNoLink(t *testing.T) {
 	dir := t.TempDir()
 	must(t, os.WriteFile(dir+"/precious", []byte("precious"), 0o600))
