@@ -65,6 +65,9 @@ func Parse(args, environ []string) (Event, error) {
 	if err := policy.CheckInterfaceName(e.Interface); err != nil {
 		return Event{}, fmt.Errorf("%s: %w", e.Action, err)
 	}
+	if env["CONNECTION_EXTERNAL"] == "1" && strings.HasPrefix(e.Interface, lanePrefix) {
+		return Event{}, ErrIrrelevant
+	}
 	if isUUID(env["CONNECTION_UUID"]) {
 		e.UUID = env["CONNECTION_UUID"]
 	}
@@ -72,6 +75,11 @@ func Parse(args, environ []string) (Event, error) {
 	e.Told = parseTold(env)
 	return e, nil
 }
+
+// lanePrefix is how the bridges of lanes are named. To NetworkManager one that has no profile is a connection
+// of somebody else's, which it tells of when we make or remove a lane: who stops the daemon right after that
+// would see it started again.
+const lanePrefix = "ul-"
 
 // maxProfile is enough of a profile's name, which has no limit, for a message.
 const maxProfile = 64

@@ -61,6 +61,8 @@ func report(err error, next string) {
 
 func hint(err error) string {
 	switch {
+	case errors.Is(err, bus.ErrNoDaemon) && masked():
+		return "sudo systemctl unmask uplaned; sudo systemctl start uplaned"
 	case errors.Is(err, bus.ErrNoDaemon):
 		return "sudo systemctl enable --now uplaned, or sudo uplaned"
 	case errors.Is(err, bus.ErrDenied), errors.Is(err, nm.ErrDenied), errors.Is(err, fs.ErrPermission):
@@ -71,6 +73,16 @@ func hint(err error) string {
 		return "systemctl status dbus"
 	}
 	return ""
+}
+
+// masked tells whether an administrator has ruled the daemon out.
+func masked() bool {
+	for _, dir := range []string{"/etc", "/run"} {
+		if target, _ := os.Readlink(dir + "/systemd/system/uplaned.service"); target == os.DevNull {
+			return true
+		}
+	}
+	return false
 }
 
 // usageError is a mistake in the command line.

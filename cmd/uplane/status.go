@@ -81,8 +81,14 @@ func watchStatus(ctx context.Context, client *bus.Client, show func() error) err
 	if err != nil {
 		return err
 	}
+	running := true // or else the bus may start it
 	for {
-		if err := show(); errors.Is(err, bus.ErrNoDaemon) {
+		if running {
+			err = show()
+		} else {
+			err = bus.ErrNoDaemon
+		}
+		if errors.Is(err, bus.ErrNoDaemon) {
 			fmt.Fprintln(os.Stderr, "uplane: the daemon is not running; waiting for it")
 		} else if err != nil {
 			return err
@@ -94,6 +100,10 @@ func watchStatus(ctx context.Context, client *bus.Client, show func() error) err
 			if !ok {
 				return bus.ErrNoBus
 			}
+		}
+		// A call would start a daemon that somebody has just stopped.
+		if running, err = client.Running(ctx); err != nil {
+			return err
 		}
 	}
 }

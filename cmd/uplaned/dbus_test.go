@@ -237,41 +237,55 @@ func TestResume(t *testing.T) {
 	waitFor(t, func() bool { return strings.Contains(s.uplane.Log(), "woken up") }, "the daemon looks at everything again")
 }
 
-// example is a fenced block of docs/dbus.md and what is said to come of it.
-var example = regexp.MustCompile("(?s)```(sh|python)\n(.*?)```\n(?:\n```\n(.*?)```\n)?")
+// example is a fenced block of docs/dbus.md, and what is said to come of it.
+type example struct{ kind, script, want string }
 
-// TestExamples runs what docs/dbus.md shows.
-func TestExamples(t *testing.T) {
+var exampleBlock = regexp.MustCompile("(?s)```(sh|python)\n(.*?)```\n(?:\n```\n(.*?)```\n)?")
+
+func examples(t *testing.T) (all []example) {
+	t.Helper()
 	text, err := os.ReadFile("../../docs/dbus.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	examples := example.FindAllStringSubmatch(string(text), -1)
-	if len(examples) < 5 {
-		t.Fatalf("only %d examples", len(examples))
+	for _, block := range exampleBlock.FindAllStringSubmatch(string(text), -1) {
+		all = append(all, example{block[1], block[2], block[3]})
 	}
+	if len(all) < 5 {
+		t.Fatalf("only %d examples", len(all))
+	}
+	return all
+}
+
+// check compares what the example's script did with what the page says.
+func (e example) check(t *testing.T, r result) {
+	t.Helper()
+	if r.code != 0 {
+		t.Errorf("%s\nends with %d: %s%s", e.script, r.code, r.out, r.err)
+		return
+	}
+	for line := range strings.Lines(e.want) {
+		if line = strings.TrimSpace(line); line != "…" && !strings.Contains(r.out, line) {
+			t.Errorf("%s\nprints\n%s\nwithout\n%s", e.script, r.out, line)
+		}
+	}
+}
+
+// TestExamples runs what docs/dbus.md shows.
+func TestExamples(t *testing.T) {
 	s := newSite(t, lab.Plain, lab.Options{})
 	if r := s.shTry("busctl --version && gdbus help && /usr/bin/python3 -c 'import dbus'"); r.code != 0 && os.Getenv("CI") != "true" {
 		t.Skipf("needs what \"make setup\" installs: %s", r.err)
 	}
 	s.wire.Stop() // an example leaves by the wire
 	s.wire = nil
-	for _, e := range examples {
-		kind, script, want := e[1], e[2], e[3]
-		if kind == "python" {
+	for _, e := range examples(t) {
+		script := e.script
+		if e.kind == "python" {
 			s.write("/tmp/example.py", script)
 			// Debian's interpreter, whatever comes first in PATH here.
 			script = "/usr/bin/python3 /tmp/example.py"
 		}
-		r := s.shTry("set -e\n" + script + "\nexit $?")
-		if r.code != 0 {
-			t.Errorf("%s\nends with %d: %s%s", script, r.code, r.out, r.err)
-			continue
-		}
-		for line := range strings.Lines(want) {
-			if line = strings.TrimSpace(line); line != "…" && !strings.Contains(r.out, line) {
-				t.Errorf("%s\nprints\n%s\nwithout\n%s", script, r.out, line)
-			}
-		}
+		e.check(t, s.shTry("set -e\n"+script+"\nexit $?"))
 	}
 }

@@ -77,6 +77,10 @@ func fromBus(err error) error {
 		return err
 	}
 	switch derr.Name {
+	case "org.freedesktop.systemd1.NoSuchUnit", "org.freedesktop.systemd1.UnitMasked", driver + ".Error.FileExists":
+		// The unit is not enabled, or it is masked, with which its alias clashes. The bus knows it by the alias,
+		// and what systemd says of that would help nobody.
+		return ErrNoDaemon
 	case driver + ".Error.ServiceUnknown", driver + ".Error.NameHasNoOwner", driver + ".Error.NoReply", driver + ".Error.TimedOut":
 		return ErrNoDaemon
 	case driver + ".Error.AccessDenied":
