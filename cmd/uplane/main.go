@@ -60,7 +60,10 @@ func report(err error, next string) {
 }
 
 func hint(err error) string {
+	var known hinted
 	switch {
+	case errors.As(err, &known):
+		return known.next
 	case errors.Is(err, bus.ErrNoDaemon) && masked():
 		return "sudo systemctl unmask uplaned; sudo systemctl start uplaned"
 	case errors.Is(err, bus.ErrNoDaemon):
@@ -106,7 +109,7 @@ the machine stays on its default route.`,
 			}
 			return nil
 		},
-		Run: func(c *cobra.Command, _ []string) { _ = c.Help() },
+		RunE: func(c *cobra.Command, _ []string) error { return welcome(c.Context(), os.Stdout) },
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })

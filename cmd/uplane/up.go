@@ -20,7 +20,8 @@ func upCommand() *cobra.Command {
 		Use:   "up LANE",
 		Short: "Bring a lane up; make it when there is none",
 		Long: `Bring a lane up and wait until it is, or say why not. Options are written to
-the lane's file, /etc/uplane/lanes.d/LANE.toml, which is made when there is none.`,
+the lane's file, /etc/uplane/lanes.d/LANE.toml, which is made when there is none.
+A new lane without --uplink gets the connected one that is idle, if you agree.`,
 		Example: "  uplane up steam --uplink wlp6s0\n  uplane up steam --uplink ssid:Home --uplink type:gsm --mark 100",
 		Args:    laneArgs(1, 1),
 	}
@@ -35,7 +36,14 @@ the lane's file, /etc/uplane/lanes.d/LANE.toml, which is made when there is none
 		if err != nil {
 			return usageError{err}
 		}
-		return withDaemon(c.Context(), func(client *bus.Client) error { return up(c.Context(), client, args[0], changes) })
+		return withDaemon(c.Context(), func(client *bus.Client) error {
+			return withOffer(c.Context(), args[0], func(uplink string) error {
+				if uplink != "" {
+					changes["uplink"] = uplink
+				}
+				return up(c.Context(), client, args[0], changes)
+			})
+		})
 	}
 	return c
 }

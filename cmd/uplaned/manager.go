@@ -54,6 +54,8 @@ func busError(err error) error {
 		return nil
 	case errors.Is(err, reconcile.ErrNoLane):
 		return bus.Errorf(bus.NoSuchLane, "%v", err)
+	case errors.As(err, &refused) && refused.LacksUplink():
+		return bus.Errorf(bus.UplinkMissing, "%v", err)
 	case errors.As(err, &refused):
 		return bus.Errorf(bus.InvalidArgument, "%v", err)
 	}

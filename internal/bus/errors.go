@@ -14,6 +14,7 @@ type Kind string
 const (
 	NoSuchLane      Kind = "NoSuchLane"
 	InvalidArgument Kind = "InvalidArgument"
+	UplinkMissing   Kind = "UplinkMissing" // of a lane to be made
 	NotAuthorized   Kind = "NotAuthorized"
 	Failed          Kind = "Failed" // all else
 )

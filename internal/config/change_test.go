@@ -81,6 +81,10 @@ func TestNew(t *testing.T) {
 		if err == nil || !strings.HasPrefix(strings.ReplaceAll(err.Error(), top+"/", ""), tt.want) {
 			t.Errorf("have %v\nwant %s", err, tt.want)
 		}
+		var refused *Refused
+		if lacks := errors.As(err, &refused) && refused.LacksUplink(); lacks != strings.Contains(tt.want, "uplink: missing") {
+			t.Errorf("%v: lacks an uplink: %t", err, lacks)
+		}
 	}
 	if _, err := New(dirs, "b", map[string]any{"uplink": "eth2"}); err != nil {
 		t.Errorf("over a package's lane: %v", err)

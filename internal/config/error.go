@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 )
@@ -34,3 +35,9 @@ func (e *Error) Error() string {
 type Refused struct{ error }
 
 func (e *Refused) Unwrap() error { return e.error }
+
+// LacksUplink tells whether all that is missing is the lane's uplink.
+func (e *Refused) LacksUplink() bool {
+	var one *Error
+	return errors.As(e.error, &one) && one.Key == "uplink" && one.Line == 0
+}
