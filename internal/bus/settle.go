@@ -2,7 +2,6 @@ package bus
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"github.com/godbus/dbus/v5"
@@ -26,6 +25,10 @@ func (c *Client) Settle(ctx context.Context, iface, uuid string) error {
 	return c.call(ctx, Path, ManagerInterface+".Settle", nil, iface, uuid)
 }
 
+// startPatience is how long Tell waits for the bus to say that there is no daemon to be
+// started, which takes it some milliseconds. Of one that fails to start it says nothing for 25 s.
+const startPatience = time.Second
+
 // Tell has the daemon look again, without waiting for it. The bus starts one that
 // is not running, which then looks anyway; ErrNoDaemon says that this can't be.
 func (c *Client) Tell(ctx context.Context, iface string) error {
@@ -36,11 +39,13 @@ func (c *Client) Tell(ctx context.Context, iface string) error {
 	if running {
 		return c.conn.Object(Name, Path).CallWithContext(ctx, ManagerInterface+".Settle", dbus.FlagNoReplyExpected, iface, "").Err
 	}
-	err = c.conn.BusObject().CallWithContext(ctx, driver+".StartServiceByName", 0, Name, uint32(0)).Err
-	if err = fromBus(err); errors.Is(err, ErrNoDaemon) {
-		return ErrNoDaemon
+	start, cancel := context.WithTimeout(ctx, startPatience)
+	defer cancel()
+	err = c.conn.BusObject().CallWithContext(start, driver+".StartServiceByName", 0, Name, uint32(0)).Err
+	if err == nil || start.Err() != nil {
+		return ctx.Err()
 	}
-	return err
+	return c.explain(ctx, err)
 }
 
 // Running tells whether a daemon is on the bus.
