@@ -63,8 +63,11 @@ func TestProfileUpAndDown(t *testing.T) {
 		t.Errorf("\n%s", d.trace())
 	}
 	for what, err := range map[string]error{
-		"nmcli connection down 'my steam'":                                   second(d.call(func() error { _, err := d.Down(t.Context(), "steam"); return err })),
-		"uplane profile add steam":                                           second(d.call(func() error { _, err := d.Up(t.Context(), "steam", map[string]any{"mark": uint32(7)}, true); return err })),
+		"nmcli connection down 'my steam'": second(d.call(func() error { _, err := d.Down(t.Context(), "steam"); return err })),
+		"uplane profile add steam": second(d.call(func() error {
+			_, err := d.Up(t.Context(), "steam", map[string]any{"mark": uint32(7)}, true)
+			return err
+		})),
 		"uplane profile remove steam, or nmcli connection delete 'my steam'": second(d.call(func() error { return d.Remove(t.Context(), "steam") })),
 	} {
 		if err == nil || !strings.Contains(err.Error(), what) {
