@@ -20,30 +20,38 @@ func settle(r *request) ([]any, error) {
 
 // Settle waits until the lanes have followed what happened to an interface, by
 // the profile with that UUID unless it is empty; 5 s at most. The bus starts a
-// daemon that is not running; ErrNoDaemon says that this can't be.
+// daemon that is not running; ErrNoDaemon says that none came.
 func (c *Client) Settle(ctx context.Context, iface, uuid string) error {
+	if err := c.start(ctx); err != nil {
+		return err
+	}
 	return c.call(ctx, Path, ManagerInterface+".Settle", nil, iface, uuid)
 }
 
-// startPatience is how long Tell waits for the bus to say that there is no daemon to be
-// started, which takes it some milliseconds. Of one that fails to start it says nothing for 25 s.
-const startPatience = time.Second
-
 // Tell has the daemon look again, without waiting for it. The bus starts one that
-// is not running, which then looks anyway; ErrNoDaemon says that this can't be.
+// is not running; ErrNoDaemon says that none came.
 func (c *Client) Tell(ctx context.Context, iface string) error {
-	running, err := c.Running(ctx)
-	if err != nil {
+	if err := c.start(ctx); err != nil {
 		return err
 	}
-	if running {
-		return c.conn.Object(Name, Path).CallWithContext(ctx, ManagerInterface+".Settle", dbus.FlagNoReplyExpected, iface, "").Err
-	}
-	start, cancel := context.WithTimeout(ctx, startPatience)
+	return c.conn.Object(Name, Path).CallWithContext(ctx, ManagerInterface+".Settle", dbus.FlagNoReplyExpected, iface, "").Err
+}
+
+// startPatience is how long a daemon may take to come onto the bus, which is some
+// 100 ms. Of one that ends at its start, or was stopped meanwhile, the bus says
+// nothing for 25 s.
+const startPatience = 2 * time.Second
+
+// start has the bus start the daemon unless it runs.
+func (c *Client) start(ctx context.Context) error {
+	sctx, cancel := context.WithTimeoutCause(ctx, startPatience, ErrNoDaemon)
 	defer cancel()
-	err = c.conn.BusObject().CallWithContext(start, driver+".StartServiceByName", 0, Name, uint32(0)).Err
-	if err == nil || start.Err() != nil {
-		return ctx.Err()
+	err := c.conn.BusObject().CallWithContext(sctx, driver+".StartServiceByName", 0, Name, uint32(0)).Err
+	switch {
+	case err == nil:
+		return nil
+	case sctx.Err() != nil:
+		return context.Cause(sctx)
 	}
 	return c.explain(ctx, err)
 }
