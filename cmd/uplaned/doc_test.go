@@ -47,9 +47,6 @@ func (s *site) followProfileDoc() {
 		for _, lane := range lanes {
 			s.leavesBy(lane, s.world.Wifi.Public)
 		}
-		if s.Failed() {
-			s.Fatalf("after:\n%s", block)
-		}
 	}
 	if got := s.run("list"); len(blocks) < 8 || !strings.Contains(got, "games") || !strings.Contains(got, "chat") || strings.Contains(got, "steam") || strings.Contains(got, "work") {
 		s.Errorf("after %d blocks:\n%s", len(blocks), got)
