@@ -48,6 +48,7 @@ func (s *site) hastenScripts() {
 // moments hears how NetworkManager's device of the Wi-Fi changes its state, and looks
 // at that moment where the lane leaves.
 type moments struct {
+	stop func() // hear no more
 	mu   sync.Mutex
 	seen map[uint32]moment // by state; the last
 }
@@ -73,7 +74,8 @@ func (s *site) watchStates() *moments {
 	conn.Signal(signals)
 	m := &moments{seen: map[uint32]moment{}}
 	ended := make(chan struct{})
-	s.Cleanup(func() { conn.Close(); <-ended })
+	m.stop = func() { conn.Close(); <-ended }
+	s.Cleanup(m.stop)
 	go func() {
 		defer close(ended)
 		for sig := range signals {

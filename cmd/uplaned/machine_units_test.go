@@ -31,7 +31,8 @@ func TestMachineUnits(t *testing.T) {
 			}{
 				{"preUp", s.preUp}, {"renews", func() { s.renews(release) }}, {"activates", s.activates}, {"masks", func() { s.masks(release) }},
 				{"uninstalls", s.uninstalls}, {"hangs", s.hangs}, {"scripts", s.scripts}, {"profiles", s.profiles}, {"alice", s.alice},
-				{"targets", s.targets}, {"unitsDoc", s.unitsDoc}, {"unitOfTheDoc", s.unitOfTheDoc}, {"reboots", s.reboots}, {"scripts", s.scripts},
+				{"targets", s.targets}, {"unitsDoc", s.unitsDoc}, {"unitOfTheDoc", s.unitOfTheDoc},
+				{"restarts", s.restarts}, {"reboots", s.reboots}, {"scripts", s.scripts},
 			} {
 				start := time.Now()
 				step.do()
@@ -72,6 +73,7 @@ func newUnitsTest(t *testing.T, release lab.Debian) *unitsTest {
 // preUp has NetworkManager wait for a lane.
 func (s *unitsTest) preUp() {
 	m := s.watchStates()
+	defer m.stop()
 	for range 3 {
 		s.disconnect()
 		took := s.connect(m)
@@ -124,6 +126,7 @@ func (s *unitsTest) activates() {
 	// An event cancels a stop that has not ended, unless the daemon is masked meanwhile.
 	stop := func() { s.sh("systemctl mask --runtime --now uplaned; systemctl unmask --runtime uplaned") }
 	m := s.watchStates()
+	defer m.stop()
 	s.disconnect()
 	stop()
 	s.connect(m)
@@ -190,6 +193,7 @@ func (s *unitsTest) activate(profile string) {
 func (s *unitsTest) withoutDaemon() {
 	s.Helper()
 	m := s.watchStates()
+	defer m.stop()
 	s.disconnect()
 	s.failsAtOnce("steam")
 	took := s.connect(m)
@@ -218,6 +222,7 @@ func (s *unitsTest) uninstalls() {
 // hangs has NetworkManager go on without a daemon that does not answer.
 func (s *unitsTest) hangs() {
 	m := s.watchStates()
+	defer m.stop()
 	s.disconnect()
 	m.forget()
 	s.sh("systemctl kill --kill-who=main --signal=STOP uplaned")
@@ -394,6 +399,23 @@ func (s *unitsTest) unitOfTheDoc() {
 	}
 	s.isService(true)
 	s.serves(s.m.Wifi)
+}
+
+// restarts: a service does not notice that what keeps its lane begins anew.
+func (s *unitsTest) restarts() {
+	pid := s.sh("systemctl show --property=MainPID --value game.service")
+	for _, restart := range []string{"systemctl restart uplaned", "systemctl daemon-reexec", "systemctl restart NetworkManager"} {
+		s.sh(restart)
+		if err := s.m.WaitActive(s.ctx, "homewifi"); err != nil {
+			s.Fatal(err)
+		}
+		s.wait("steam", isState("up"))
+		s.serves(s.m.Wifi)
+		s.isTarget("steam", true)
+		if now := s.sh("systemctl show --property=MainPID --value game.service"); now != pid {
+			s.Fatalf("%s: game.service is process %s, not %s", restart, now, pid)
+		}
+	}
 }
 
 // reboots: lanes of files and of profiles, and the service, are there by themselves.
