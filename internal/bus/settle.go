@@ -22,7 +22,7 @@ func settle(r *request) ([]any, error) {
 // the profile with that UUID unless it is empty; 5 s at most. The bus starts a
 // daemon that is not running; ErrNoDaemon says that none came.
 func (c *Client) Settle(ctx context.Context, iface, uuid string) error {
-	if err := c.start(ctx); err != nil {
+	if err := c.start(ctx, 2*startPatience); err != nil {
 		return err
 	}
 	return c.call(ctx, Path, ManagerInterface+".Settle", nil, iface, uuid)
@@ -31,20 +31,20 @@ func (c *Client) Settle(ctx context.Context, iface, uuid string) error {
 // Tell has the daemon look again, without waiting for it. The bus starts one that
 // is not running; ErrNoDaemon says that none came.
 func (c *Client) Tell(ctx context.Context, iface string) error {
-	if err := c.start(ctx); err != nil {
+	if err := c.start(ctx, startPatience); err != nil {
 		return err
 	}
 	return c.conn.Object(Name, Path).CallWithContext(ctx, ManagerInterface+".Settle", dbus.FlagNoReplyExpected, iface, "").Err
 }
 
 // startPatience is how long a daemon may take to come onto the bus, which is some
-// 100 ms. Of one that ends at its start, or was stopped meanwhile, the bus says
-// nothing for 25 s.
-const startPatience = 2 * time.Second
+// 100 ms; twice that where NetworkManager waits for it. Of one that ends at its
+// start, or was stopped meanwhile, the bus says nothing for 25 s.
+const startPatience = time.Second
 
 // start has the bus start the daemon unless it runs.
-func (c *Client) start(ctx context.Context) error {
-	sctx, cancel := context.WithTimeoutCause(ctx, startPatience, ErrNoDaemon)
+func (c *Client) start(ctx context.Context, patience time.Duration) error {
+	sctx, cancel := context.WithTimeoutCause(ctx, patience, ErrNoDaemon)
 	defer cancel()
 	err := c.conn.BusObject().CallWithContext(sctx, driver+".StartServiceByName", 0, Name, uint32(0)).Err
 	switch {
