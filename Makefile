@@ -42,7 +42,8 @@ fuzz: ## every parser for FUZZTIME
 	done
 
 install: build install-dispatcher ## binaries and everything in packaging/, below DESTDIR
-	install -D -m 755 $(BIN)/uplane $(DESTDIR)$(PREFIX)/bin/uplane
+	install -D -m 755 $(BIN)/uplane $(DESTDIR)$(PREFIX)/bin/.uplane
+	mv $(DESTDIR)$(PREFIX)/bin/.uplane $(DESTDIR)$(PREFIX)/bin/uplane # at once: the scripts run it at any time
 	install -D -m 755 $(BIN)/uplaned $(DESTDIR)$(PREFIX)/sbin/uplaned
 	install -D -m 644 packaging/dbus/org.uplane.Uplane1.conf $(DESTDIR)$(PREFIX)/share/dbus-1/system.d/org.uplane.Uplane1.conf
 	install -D -m 644 packaging/dbus/org.uplane.Uplane1.xml $(DESTDIR)$(PREFIX)/share/dbus-1/interfaces/org.uplane.Uplane1.xml
@@ -54,12 +55,15 @@ install: build install-dispatcher ## binaries and everything in packaging/, belo
 	install -D -m 644 packaging/iproute2/uplane.conf $(DESTDIR)/etc/iproute2/rt_protos.d/uplane.conf
 	install -D -m 644 packaging/networkmanager/90-uplane.conf $(DESTDIR)$(PREFIX)/lib/NetworkManager/conf.d/90-uplane.conf
 
-# NetworkManager runs only scripts that belong to root and that nobody else can write to.
+# NetworkManager runs only scripts that belong to root and that nobody else can write to, and none with a
+# dot in front: it shall not find half a one.
 install-dispatcher:
-	for script in 50-uplane pre-up.d/50-uplane; do \
+	for script in . pre-up.d; do \
 		to=$(DESTDIR)$(PREFIX)/lib/NetworkManager/dispatcher.d/$$script; \
-		install -D -m 755 packaging/networkmanager/dispatcher.d/$$script $$to && \
-		sed -i 's,@PREFIX@,$(PREFIX),' $$to || exit 1; \
+		install -d $$to && \
+		sed 's,@PREFIX@,$(PREFIX),' packaging/networkmanager/dispatcher.d/$$script/50-uplane > $$to/.50-uplane && \
+		chmod 755 $$to/.50-uplane && \
+		mv $$to/.50-uplane $$to/50-uplane || exit 1; \
 	done
 
 clean:

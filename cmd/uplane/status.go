@@ -150,6 +150,7 @@ func printLane(w io.Writer, l bus.Lane) {
 		}
 	}
 	line("uplink", strings.Join(nonEmpty(l.Uplink.Interface, l.Uplink.Connection, l.Uplink.SSID), ", "))
+	line("profile", l.Profile)
 	line("address", strings.Join(l.IPv4.Addresses, ", "))
 	line("gateway", l.IPv4.Gateway)
 	line("dns", strings.Join(l.DNS, ", "))

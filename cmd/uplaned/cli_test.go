@@ -19,7 +19,7 @@ import (
 // on them: keys may come, never go.
 const laneDoc = `{
 	"name": "", "state": "", "reason": "",
-	"uplink": {"interface": "", "connection": "", "uuid": "", "ssid": ""},
+	"uplink": {"interface": "", "connection": "", "uuid": "", "ssid": ""}, "profile": "",
 	"namespace": "", "bridge": "", "subnet": "", "table": 0, "mark": 0,
 	"ipv4": {"addresses": [], "gateway": ""},
 	"ipv6": {"addresses": [], "gateway": ""},
@@ -101,7 +101,7 @@ func TestStatus(t *testing.T) {
 	steam := all[2].(map[string]any)
 	delete(steam, "since")
 	want := s.decode(`{"name": "steam", "state": "up", "reason": "",
-		"uplink": {"interface": "wlp6s0", "connection": "homewifi", "uuid": "` + uuid + `", "ssid": ""},
+		"uplink": {"interface": "wlp6s0", "connection": "homewifi", "uuid": "` + uuid + `", "ssid": ""}, "profile": "",
 		"namespace": "/run/netns/steam", "bridge": "ul-steam", "subnet": "10.0.1.0/24", "table": 100, "mark": 100,
 		"ipv4": {"addresses": ["192.168.50.4/24"], "gateway": "192.168.50.1"},
 		"dns": ["203.0.113.54"]}`).(map[string]any)

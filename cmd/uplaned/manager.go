@@ -72,7 +72,7 @@ func toLanes(statuses []reconcile.Status) []bus.Lane {
 
 func toLane(s reconcile.Status) bus.Lane {
 	l := bus.Lane{
-		Name: s.Lane.Name, State: string(s.State), Reason: s.Reason, Mark: s.Lane.Mark,
+		Name: s.Lane.Name, State: string(s.State), Reason: s.Reason, Profile: s.Profile, Mark: s.Lane.Mark,
 		IPv4: bus.Family{Addresses: []string{}}, IPv6: bus.Family{Addresses: []string{}},
 		DNS: texts(s.DNS), Since: bus.SinceTime(s.Since),
 	}

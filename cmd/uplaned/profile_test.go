@@ -576,6 +576,33 @@ func TestProfilesOfOneLane(t *testing.T) {
 	s.leavesBy("steam", s.world.Wifi.Public)
 }
 
+// TestProfileShared has NetworkManager serve a lane's bridge itself. The lane stays closed, and says how to mend that.
+func TestProfileShared(t *testing.T) {
+	s := newProfileSite(t)
+	for _, addresses := range []string{"ipv4.addresses 10.0.1.1/24", ""} {
+		s.sh("nmcli connection add type bridge ifname ul-steam con-name 'my lane' ipv4.method shared " + addresses)
+		st := s.wait("steam", isState("degraded"))
+		_, mend, found := strings.Cut(st.Reason, "beside us: ")
+		if !found || !strings.HasPrefix(st.Reason, "profile my lane has ipv4.method shared") {
+			t.Fatal(st.Reason)
+		}
+		s.leavesBy("steam", s.world.Wifi.Public)
+		s.sh("nmcli device disconnect wlp6s0")
+		s.wait("steam", isState("waiting"))
+		s.leavesNot("steam")
+		s.sh("nmcli connection up homewifi")
+		s.wait("steam", isState("degraded"))
+		s.leavesBy("steam", s.world.Wifi.Public)
+		s.sh(mend)
+		if st := s.wait("steam", isState("up")); st.Profile != "my lane" || st.Subnet != "10.0.1.0/24" {
+			t.Errorf("mended, it is %+v", st)
+		}
+		s.leavesBy("steam", s.world.Wifi.Public)
+		s.sh("nmcli connection delete 'my lane'")
+		waitFor(t, func() bool { return !strings.Contains(s.run("list"), "steam") }, "the lane is gone")
+	}
+}
+
 // TestProfileProblems has profiles that no lane can live on.
 func TestProfileProblems(t *testing.T) {
 	s := newProfileSite(t)

@@ -55,7 +55,7 @@ func (c *Client) call(ctx context.Context, path dbus.ObjectPath, method string, 
 	}
 	call := <-c.conn.SendWithContext(ctx, msg, make(chan *dbus.Call, 1)).Done
 	if call.Err != nil {
-		return fromBus(call.Err)
+		return c.explain(ctx, call.Err)
 	}
 	if out == nil {
 		return nil
@@ -63,8 +63,8 @@ func (c *Client) call(ctx context.Context, path dbus.ObjectPath, method string, 
 	return call.Store(out)
 }
 
-// fromBus makes of an error on the bus what it was before, or what to tell the user.
-func fromBus(err error) error {
+// explain makes of an error on the bus what it was before, or what to tell the user.
+func (c *Client) explain(ctx context.Context, err error) error {
 	var derr dbus.Error
 	if !errors.As(err, &derr) {
 		return err
@@ -88,8 +88,9 @@ func fromBus(err error) error {
 	case askFirst:
 		return fmt.Errorf("%w: %w", ErrDenied, derr)
 	}
-	// The bus tried to start the daemon.
-	if strings.HasPrefix(derr.Name, driver+".Error.Spawn.") || strings.HasPrefix(derr.Name, "org.freedesktop.systemd1.") {
+	// That the bus could not start the daemon has many names: what systemd 257 says of a masked
+	// one is org.freedesktop.DBus.Error.FileExists.
+	if running, err := c.Running(ctx); err == nil && !running {
 		return fmt.Errorf("%w: %w", ErrNoDaemon, derr)
 	}
 	return errors.New(derr.Error())

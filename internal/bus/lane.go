@@ -17,6 +17,7 @@ type Lane struct {
 	State     string   `json:"state"` // down, waiting, up, degraded or error
 	Reason    string   `json:"reason"`
 	Uplink    Uplink   `json:"uplink"`
+	Profile   string   `json:"profile"`   // NetworkManager's, that the lane is; empty: it is a file
 	Namespace string   `json:"namespace"` // a path
 	Bridge    string   `json:"bridge"`    // empty: none
 	Subnet    string   `json:"subnet"`
@@ -65,6 +66,7 @@ var laneProperties = []property{
 	{name: "Reason", signature: "s", of: func(l *Lane) any { return wire.Text(l.Reason) }},
 	{name: "Since", signature: "s", of: func(l *Lane) any { return l.Since }},
 	{name: "Uplink", signature: "a{ss}", of: func(l *Lane) any { return l.Uplink.dict() }},
+	{name: "Profile", signature: "s", of: func(l *Lane) any { return wire.Text(l.Profile) }},
 	{name: "Addresses", signature: "as", of: func(l *Lane) any { return nonEmpty(slices.Concat(l.IPv4.Addresses, l.IPv6.Addresses)...) }},
 	{name: "Gateways", signature: "as", of: func(l *Lane) any { return nonEmpty(l.IPv4.Gateway, l.IPv6.Gateway) }},
 	{name: "DNS", signature: "as", of: func(l *Lane) any { return nonEmpty(l.DNS...) }},
@@ -100,8 +102,8 @@ func laneFrom(v values) Lane {
 	up := get[map[string]string](v, "Uplink")
 	l := Lane{
 		Name: get[string](v, "Name"), State: get[string](v, "State"), Reason: get[string](v, "Reason"), Since: get[string](v, "Since"),
-		Uplink: Uplink{Interface: up["interface"], Connection: up["connection"], UUID: up["uuid"], SSID: up["ssid"]},
-		Subnet: get[string](v, "Subnet"), Table: get[uint32](v, "Table"), Mark: get[uint32](v, "Mark"),
+		Uplink:  Uplink{Interface: up["interface"], Connection: up["connection"], UUID: up["uuid"], SSID: up["ssid"]},
+		Profile: get[string](v, "Profile"), Subnet: get[string](v, "Subnet"), Table: get[uint32](v, "Table"), Mark: get[uint32](v, "Mark"),
 		Bridge: get[string](v, "Bridge"), Namespace: get[string](v, "Namespace"),
 		// Never nil, so that JSON has [] and not null.
 		IPv4: Family{Addresses: []string{}}, IPv6: Family{Addresses: []string{}}, DNS: nonEmpty(get[[]string](v, "DNS")...),

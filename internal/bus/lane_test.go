@@ -9,7 +9,7 @@ import (
 )
 
 var full = Lane{
-	Name: "steam", State: "up", Reason: "r", Uplink: Uplink{"wlp6s0", "homewifi", "u-1", "Home"},
+	Name: "steam", State: "up", Reason: "r", Uplink: Uplink{"wlp6s0", "homewifi", "u-1", "Home"}, Profile: "my lane",
 	Namespace: "/run/netns/steam", Bridge: "ul-steam", Subnet: "10.0.1.0/24", Table: 100, Mark: 7,
 	IPv4: Family{[]string{"192.168.50.4/24"}, "192.168.50.1"}, IPv6: Family{[]string{"2001:db8::4/64"}, "fe80::1"},
 	DNS: []string{"203.0.113.53"}, Since: "2026-01-02T03:04:05Z",
@@ -38,7 +38,7 @@ func TestLaneCrossesTheBus(t *testing.T) {
 // The form of --json is a promise.
 func TestJSON(t *testing.T) {
 	got, err := json.Marshal(full)
-	want := `{"name":"steam","state":"up","reason":"r","uplink":{"interface":"wlp6s0","connection":"homewifi","uuid":"u-1","ssid":"Home"},` +
+	want := `{"name":"steam","state":"up","reason":"r","uplink":{"interface":"wlp6s0","connection":"homewifi","uuid":"u-1","ssid":"Home"},"profile":"my lane",` +
 		`"namespace":"/run/netns/steam","bridge":"ul-steam","subnet":"10.0.1.0/24","table":100,"mark":7,` +
 		`"ipv4":{"addresses":["192.168.50.4/24"],"gateway":"192.168.50.1"},"ipv6":{"addresses":["2001:db8::4/64"],"gateway":"fe80::1"},` +
 		`"dns":["203.0.113.53"],"since":"2026-01-02T03:04:05Z"}`
@@ -50,7 +50,7 @@ func TestJSON(t *testing.T) {
 // Names from the air must not spoil a whole answer.
 func TestOddText(t *testing.T) {
 	l := full
-	l.Uplink.SSID, l.Reason = "a\x00b\xff", "\xc3"
+	l.Uplink.SSID, l.Reason, l.Profile = "a\x00b\xff", "\xc3", "\xc3"
 	for name, v := range l.values() {
 		if err := (&dbus.Message{Type: dbus.TypeMethodReply, Headers: map[dbus.HeaderField]dbus.Variant{
 			dbus.FieldReplySerial: dbus.MakeVariant(uint32(1)), dbus.FieldSignature: dbus.MakeVariant(dbus.SignatureOf(v)),

@@ -2,7 +2,6 @@ package bus
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"github.com/godbus/dbus/v5"
@@ -21,26 +20,40 @@ func settle(r *request) ([]any, error) {
 
 // Settle waits until the lanes have followed what happened to an interface, by
 // the profile with that UUID unless it is empty; 5 s at most. The bus starts a
-// daemon that is not running; ErrNoDaemon says that this can't be.
+// daemon that is not running; ErrNoDaemon says that none came.
 func (c *Client) Settle(ctx context.Context, iface, uuid string) error {
+	if err := c.start(ctx, 2*startPatience); err != nil {
+		return err
+	}
 	return c.call(ctx, Path, ManagerInterface+".Settle", nil, iface, uuid)
 }
 
 // Tell has the daemon look again, without waiting for it. The bus starts one that
-// is not running, which then looks anyway; ErrNoDaemon says that this can't be.
+// is not running; ErrNoDaemon says that none came.
 func (c *Client) Tell(ctx context.Context, iface string) error {
-	running, err := c.Running(ctx)
-	if err != nil {
+	if err := c.start(ctx, startPatience); err != nil {
 		return err
 	}
-	if running {
-		return c.conn.Object(Name, Path).CallWithContext(ctx, ManagerInterface+".Settle", dbus.FlagNoReplyExpected, iface, "").Err
+	return c.conn.Object(Name, Path).CallWithContext(ctx, ManagerInterface+".Settle", dbus.FlagNoReplyExpected, iface, "").Err
+}
+
+// startPatience is how long a daemon may take to come onto the bus, which is some
+// 100 ms; twice that where NetworkManager waits for it. Of one that ends at its
+// start, or was stopped meanwhile, the bus says nothing for 25 s.
+const startPatience = time.Second
+
+// start has the bus start the daemon unless it runs.
+func (c *Client) start(ctx context.Context, patience time.Duration) error {
+	sctx, cancel := context.WithTimeoutCause(ctx, patience, ErrNoDaemon)
+	defer cancel()
+	err := c.conn.BusObject().CallWithContext(sctx, driver+".StartServiceByName", 0, Name, uint32(0)).Err
+	switch {
+	case err == nil:
+		return nil
+	case sctx.Err() != nil:
+		return context.Cause(sctx)
 	}
-	err = c.conn.BusObject().CallWithContext(ctx, driver+".StartServiceByName", 0, Name, uint32(0)).Err
-	if err = fromBus(err); errors.Is(err, ErrNoDaemon) {
-		return ErrNoDaemon
-	}
-	return err
+	return c.explain(ctx, err)
 }
 
 // Running tells whether a daemon is on the bus.

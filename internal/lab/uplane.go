@@ -24,6 +24,7 @@ type Uplane struct {
 type LaneStatus struct {
 	Name, State, Reason string
 	Uplink              struct{ Interface, Connection string }
+	Profile             string
 	Bridge, Subnet      string
 	Table               int
 	IPv4                struct {

@@ -125,10 +125,23 @@ func (l *Loop) addProfiles(s *lanes, profiles []policy.Profile, files map[string
 				s.held[name] = fmt.Sprintf("NetworkManager is taking down bridge %s", p.Interface)
 			}
 		}
+		if p.Method == "shared" {
+			s.notes[name] = append(s.notes[name], unshare(p))
+		}
 		if (hasFile || fileBroken) && !p.Leaving {
 			s.notes[name] = append(s.notes[name], fmt.Sprintf("%s defines it too, and does not count beside profile %s: delete one of them", cmp.Or(file, "a lane file"), p.Name))
 		}
 	}
+}
+
+// unshare says how to keep NetworkManager from serving a lane itself.
+func unshare(p policy.Profile) string {
+	address := "10.0.1.1/24"
+	if p.Address.IsValid() {
+		address = p.Address.String()
+	}
+	return fmt.Sprintf("profile %[1]s has ipv4.method shared, so NetworkManager hands out addresses and translates them beside us: "+
+		"nmcli connection modify %[2]s ipv4.method manual ipv4.addresses %[3]s; nmcli connection up %[2]s", p.Name, quote(p.Name), address)
 }
 
 // precedence puts the profile that counts first.

@@ -14,7 +14,8 @@ import (
 // Status is how a lane is, for users.
 type Status struct {
 	policy.LaneStatus
-	Since time.Time // of the present state
+	Profile string    // NetworkManager's, that the lane is; empty: it is a file
+	Since   time.Time // of the present state
 }
 
 // Up returns the names of the lanes that are up or degraded.
@@ -29,7 +30,7 @@ func Up(statuses []Status) (lanes []string) {
 
 // equal tells whether a user would see no difference. Since follows State.
 func (s Status) equal(o Status) bool {
-	return s.State == o.State && s.Reason == o.Reason && s.Alloc == o.Alloc && s.Lane.Mark == o.Lane.Mark &&
+	return s.State == o.State && s.Reason == o.Reason && s.Profile == o.Profile && s.Alloc == o.Alloc && s.Lane.Mark == o.Lane.Mark &&
 		slices.Equal(s.DNS, o.DNS) && sameUplink(s.Uplink, o.Uplink)
 }
 
@@ -93,6 +94,7 @@ func (l *Loop) publish(v *view, failed map[string]string, undone map[policy.Obje
 	changed := l.statuses == nil || len(next) != len(l.statuses)
 	now := time.Now()
 	for name, s := range next {
+		s.Profile = l.lanes.owner[name]
 		old, ok := l.statuses[name]
 		if s.Since = now; ok && old.State == s.State {
 			s.Since = old.Since
