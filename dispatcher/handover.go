@@ -16,10 +16,10 @@ var ErrAbsent = errors.New("there is no daemon")
 
 // Handlers are those who deal with events.
 type Handlers struct {
-	// Tell has the daemon look again, and starts it if need be. It waits for nothing
+	// Start starts the daemon unless it runs: it sees by itself what happens. It waits for nothing
 	// else: the dispatcher keeps events in a queue, so a slow script for one delays
 	// the activation that another one holds. ErrAbsent: there is no daemon.
-	Tell func(ctx context.Context, iface string) error
+	Start func(ctx context.Context) error
 	// Settle does that and waits until the lanes have followed the interface and,
 	// if there is one, the profile. ErrAbsent: there is no daemon.
 	Settle func(ctx context.Context, iface, uuid string) error
@@ -35,7 +35,7 @@ func (h Handlers) Handle(ctx context.Context, e Event) error {
 	if e.Held() {
 		err = h.Settle(ctx, e.Interface, e.UUID)
 	} else {
-		err = h.Tell(ctx, e.Interface)
+		err = h.Start(ctx)
 	}
 	if errors.Is(err, ErrAbsent) {
 		err = h.Apply(ctx)

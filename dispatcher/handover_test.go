@@ -20,17 +20,17 @@ func TestHandle(t *testing.T) {
 		calls         string
 		err           error
 	}{
-		{"a daemon", Up, nil, nil, "tell wlp6s0", nil},
+		{"a daemon", Up, nil, nil, "start", nil},
 		{"a daemon, NetworkManager waits", PreUp, nil, nil, "settle wlp6s0 " + uuid, nil},
-		{"a VPN's profile is no device's", VPNPreUp, nil, nil, "tell wlp6s0", nil},
-		{"no daemon", DHCP4, ErrAbsent, nil, "tell wlp6s0, apply", nil},
+		{"a VPN's profile is no device's", VPNPreUp, nil, nil, "start", nil},
+		{"no daemon", DHCP4, ErrAbsent, nil, "start, apply", nil},
 		{"no daemon, NetworkManager waits", PreUp, ErrAbsent, nil, "settle wlp6s0 " + uuid + ", apply", nil},
-		{"neither", Down, ErrAbsent, broken, "tell wlp6s0, apply", broken},
-		{"a daemon that fails", Up, broken, nil, "tell wlp6s0", broken}, // it may be at work: nobody else writes
+		{"neither", Down, ErrAbsent, broken, "start, apply", broken},
+		{"a daemon that fails", Up, broken, nil, "start", broken}, // it may be at work: nobody else writes
 	} {
 		var calls []string
 		h := Handlers{
-			Tell: func(_ context.Context, iface string) error { calls = append(calls, "tell "+iface); return tt.daemon },
+			Start: func(context.Context) error { calls = append(calls, "start"); return tt.daemon },
 			Settle: func(_ context.Context, iface, uuid string) error {
 				calls = append(calls, "settle "+iface+" "+uuid)
 				return tt.daemon

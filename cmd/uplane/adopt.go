@@ -57,12 +57,12 @@ with it. This writes /etc/systemd/system/UNIT.d/50-uplane.conf; --undo removes i
 }
 
 func adopt(ctx context.Context, unit, lane string) error {
-	path, err := units.Adopt(units.Dir, unit, lane)
+	path, undo, err := units.Adopt(units.Dir, unit, lane)
 	if err != nil {
 		return err
 	}
 	if complaint := verify(ctx, unit, path); complaint != "" {
-		return errors.Join(fmt.Errorf("systemd does not take %s: %s", path, complaint), units.Release(units.Dir, unit))
+		return errors.Join(fmt.Errorf("systemd does not take %s: %s", path, complaint), undo())
 	}
 	if err := units.Reload(ctx); err != nil {
 		return fmt.Errorf("have systemd read %s: %w", path, err)

@@ -44,7 +44,7 @@ func dispatch(ctx context.Context, args, environ []string) {
 	}
 	// Whatever hangs (the bus, a netlink call), NetworkManager waits no longer.
 	time.AfterFunc(dispatcher.Limit+grace, func() { os.Exit(0) })
-	if err := (dispatcher.Handlers{Tell: tell, Settle: settle, Apply: applyQuietly}).Handle(ctx, event); err != nil {
+	if err := (dispatcher.Handlers{Start: start, Settle: settle, Apply: applyQuietly}).Handle(ctx, event); err != nil {
 		report(fmt.Errorf("dispatch: %w", err), hint(err))
 	}
 }
@@ -52,8 +52,8 @@ func dispatch(ctx context.Context, args, environ []string) {
 // grace is for saying what took so long.
 const grace = 200 * time.Millisecond
 
-func tell(ctx context.Context, iface string) error {
-	return orAbsent(withDaemon(ctx, func(c *bus.Client) error { return c.Tell(ctx, iface) }))
+func start(ctx context.Context) error {
+	return orAbsent(withDaemon(ctx, func(c *bus.Client) error { return c.Start(ctx) }))
 }
 
 func settle(ctx context.Context, iface, uuid string) error {

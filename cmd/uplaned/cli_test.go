@@ -246,7 +246,7 @@ func TestCommandLine(t *testing.T) {
 		{"up steam --uplink", 2, []string{"--uplink"}},
 		{"down", 2, []string{"uplane down LANE"}},
 
-		{"up steam", 1, []string{"uplane: up steam: ", "uplink: missing", "use a selector"}},
+		{"up steam", 1, []string{"uplane: up steam: no uplink given", "uplane up steam --uplink wlp6s0"}},
 		{"up steam --uplink wifi:home", 1, []string{"uplane: up steam: ", `unknown kind "wifi"; use interface, connection`}},
 		{"up steam --uplink wlp6s0 --subnet 10.0.1.1/24", 1, []string{"subnet", "did you mean 10.0.1.0/24?"}},
 		{"up steam --uplink wlp6s0 --subnet 192.168.10.0/24", 1, []string{"up steam: subnet 192.168.10.0/24 overlaps with", "choose another"}},

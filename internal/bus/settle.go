@@ -3,8 +3,6 @@ package bus
 import (
 	"context"
 	"time"
-
-	"github.com/godbus/dbus/v5"
 )
 
 // settleLimit is how long Settle waits at most. A caller may give up earlier.
@@ -28,14 +26,8 @@ func (c *Client) Settle(ctx context.Context, iface, uuid string) error {
 	return c.call(ctx, Path, ManagerInterface+".Settle", nil, iface, uuid)
 }
 
-// Tell has the daemon look again, without waiting for it. The bus starts one that
-// is not running; ErrNoDaemon says that none came.
-func (c *Client) Tell(ctx context.Context, iface string) error {
-	if err := c.start(ctx, startPatience); err != nil {
-		return err
-	}
-	return c.conn.Object(Name, Path).CallWithContext(ctx, ManagerInterface+".Settle", dbus.FlagNoReplyExpected, iface, "").Err
-}
+// Start has the bus start the daemon unless it runs; ErrNoDaemon says that none came.
+func (c *Client) Start(ctx context.Context) error { return c.start(ctx, startPatience) }
 
 // startPatience is how long a daemon may take to come onto the bus, which is some
 // 100 ms; twice that where NetworkManager waits for it. Of one that ends at its

@@ -67,8 +67,9 @@ PartOf=%[4]s
 [Service]
 NetworkNamespacePath=/run/netns/%[2]s
 BindReadOnlyPaths=%[5]s:/etc/resolv.conf
-# These resolve names outside of the lane, and the C library asks them first.
-InaccessiblePaths=-/run/nscd -/run/systemd/resolve/io.systemd.Resolve
+# What resolves names outside of the lane, and is asked first. The folders, not the sockets in them: a
+# service that restarts makes new ones.
+TemporaryFileSystem=/run/nscd:ro /run/systemd/resolve:ro
 
 [Install]
 WantedBy=%[4]s
@@ -76,19 +77,51 @@ WantedBy=%[4]s
 }
 
 // Adopt writes the drop-in by which a service runs in a lane, in dir, and returns
-// its path. A file there that is not ours is left alone.
-func Adopt(dir, unit, lane string) (path string, err error) {
+// its path, and what makes it as it was. A file there that is not ours is left
+// alone. A service that moves from another lane is in one of both all the time,
+// and stays enabled.
+func Adopt(dir, unit, lane string) (path string, undo func() error, err error) {
 	if err := policy.CheckLaneName(lane); err != nil {
-		return "", err
-	}
-	if err := Release(dir, unit); err != nil && !errors.Is(err, ErrNotAdopted) {
-		return "", err
+		return "", nil, err
 	}
 	path = dropInPath(dir, unit)
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return "", err
+	before, err := adoptedBy(path)
+	switch {
+	case err == nil:
+		undo = func() error { _, _, err := Adopt(dir, unit, before); return err }
+	case errors.Is(err, ErrNotAdopted):
+		undo = func() error { return Release(dir, unit) }
+	default:
+		return "", nil, fmt.Errorf("%s: %w", unit, err)
 	}
-	return path, safefile.Write(path, []byte(DropIn(unit, lane)), 0o644)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return "", nil, err
+	}
+	if err := safefile.Write(path, []byte(DropIn(unit, lane)), 0o644); err != nil {
+		return "", nil, err
+	}
+	if before == "" || before == lane {
+		return path, undo, nil
+	}
+	return path, undo, moveLink(wantsLink(dir, unit, before), wantsLink(dir, unit, lane))
+}
+
+// wantsLink is what "systemctl enable" makes, so that a lane's target starts a service.
+func wantsLink(dir, unit, lane string) string { return filepath.Join(dir, Target(lane)+".wants", unit) }
+
+// moveLink moves a link, if there is one, to another folder, and removes the old one if it is empty.
+func moveLink(from, to string) error {
+	if !isLink(from) {
+		return nil
+	}
+	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+		return err
+	}
+	if err := os.Rename(from, to); err != nil {
+		return err
+	}
+	os.Remove(filepath.Dir(from))
+	return nil
 }
 
 // ErrNotAdopted says that a unit is in no lane by us.
@@ -105,12 +138,11 @@ func Release(dir, unit string) error {
 		return err
 	}
 	os.Remove(filepath.Dir(path)) // stays with the administrator's own in it
-	wants := filepath.Join(dir, Target(lane)+".wants")
-	if link := filepath.Join(wants, unit); isLink(link) {
+	if link := wantsLink(dir, unit, lane); isLink(link) {
 		if err := os.Remove(link); err != nil {
 			return err
 		}
-		os.Remove(wants)
+		os.Remove(filepath.Dir(link))
 	}
 	return nil
 }

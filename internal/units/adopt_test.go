@@ -68,20 +68,33 @@ func TestTargetNames(t *testing.T) {
 func TestAdoptAndRelease(t *testing.T) {
 	dir := t.TempDir()
 	const unit = "game.service"
-	path, err := Adopt(dir, unit, "steam")
+	path, undo, err := Adopt(dir, unit, "steam")
 	must(t, err)
 	if text, _ := os.ReadFile(path); path != dir+"/game.service.d/50-uplane.conf" || string(text) != DropIn(unit, "steam") {
 		t.Errorf("%s:\n%s", path, text)
 	}
-	// Enabled, then moved to another lane: the first one no longer starts it.
+	must(t, undo())
+	if _, err := os.Stat(dir + "/game.service.d"); err == nil {
+		t.Error("not undone")
+	}
+	_, _, err = Adopt(dir, unit, "steam")
+	must(t, err)
+	// Enabled, then moved to another lane: that one starts it, and the first no longer does.
 	wants := dir + "/uplane-lane@steam.target.wants"
 	must(t, os.Mkdir(wants, 0o755))
 	must(t, os.Symlink("../game.service", wants+"/game.service"))
-	_, err = Adopt(dir, unit, "work")
+	moved := dir + "/uplane-lane@work.target.wants"
+	_, undo, err = Adopt(dir, unit, "work")
 	must(t, err)
-	if _, err := os.Lstat(wants); err == nil {
-		t.Error("steam still wants it")
+	if _, err := os.Lstat(wants); err == nil || !isLink(moved+"/game.service") {
+		t.Error("steam still wants it, or work does not")
 	}
+	must(t, undo())
+	if text, _ := os.ReadFile(path); string(text) != DropIn(unit, "steam") || !isLink(wants+"/game.service") {
+		t.Errorf("not back in steam:\n%s", text)
+	}
+	_, _, err = Adopt(dir, unit, "work")
+	must(t, err)
 	// What others put beside it stays.
 	must(t, os.WriteFile(dir+"/game.service.d/override.conf", nil, 0o644))
 	must(t, Release(dir, unit))
@@ -99,12 +112,12 @@ func TestAdoptAndRelease(t *testing.T) {
 		"link": func() error { return os.Symlink("override.conf", path) },
 	} {
 		must(t, put())
-		if _, err := Adopt(dir, unit, "steam"); err == nil || !strings.Contains(err.Error(), "not ours") {
+		if _, _, err := Adopt(dir, unit, "steam"); err == nil || !strings.Contains(err.Error(), "not ours") {
 			t.Errorf("a foreign %s: %v", name, err)
 		}
 		must(t, os.Remove(path))
 	}
-	if _, err := Adopt(dir, unit, "../x"); err == nil {
+	if _, _, err := Adopt(dir, unit, "../x"); err == nil {
 		t.Error("took a lane that none can be")
 	}
 }
@@ -119,7 +132,7 @@ func TestVerify(t *testing.T) {
 	must(t, err)
 	must(t, os.WriteFile(dir+"/uplane-lane@.target", template, 0o644))
 	must(t, os.WriteFile(dir+"/game.service", []byte("[Service]\nExecStart=/bin/true\n"), 0o644))
-	_, err = Adopt(dir, "game.service", "steam")
+	_, _, err = Adopt(dir, "game.service", "steam")
 	must(t, err)
 	cmd := exec.Command("systemd-analyze", "verify", "--man=no", dir+"/game.service", dir+"/uplane-lane@steam.target")
 	cmd.Env = append(os.Environ(), "SYSTEMD_UNIT_PATH="+dir+":")
