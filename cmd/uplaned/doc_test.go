@@ -38,11 +38,12 @@ func (s *site) followProfileDoc() {
 				fields := strings.Fields(line)
 				lanes = append(lanes, fields[0])
 				gone := fields[0] == "work" && strings.Contains(block, "delete work")
-				if gone || fields[1] != "up" {
+				// What NetworkManager did last the daemon may not have heard yet, unless it looks again.
+				if gone || s.uplaneTry("plan", fields[0]).out != "" || fields[1] != "up" {
 					return false
 				}
 			}
-			return true
+			return s.sh("uplane list | tail -n +2") == out
 		}, "every lane is up after:\n"+block)
 		for _, lane := range lanes {
 			s.leavesBy(lane, s.world.Wifi.Public)
