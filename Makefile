@@ -10,7 +10,7 @@ export GOFLAGS
 
 FUZZTIME   ?= 30s
 
-.PHONY: all build setup demo test lint bench fuzz install install-dispatcher clean
+.PHONY: all build setup demo test lint bench fuzz install install-dispatcher picture clean
 
 all: build
 
@@ -65,6 +65,9 @@ install-dispatcher:
 		chmod 755 $$to/.50-uplane && \
 		mv $$to/.50-uplane $$to/50-uplane || exit 1; \
 	done
+
+picture: ## README's, out of docs/lane.dot; needs Debian's graphviz
+	dot -Tsvg docs/lane.dot -o docs/lane.svg
 
 clean:
 	rm -rf bin

@@ -21,7 +21,7 @@ func (i *Inet) Queries() []Query {
 	return slices.Clone(i.queries)
 }
 
-// serveDNS answers for whoami.test; other names do not exist.
+// serveDNS answers for whoami.test and example.org; other names do not exist.
 func (i *Inet) serveDNS(server netip.Addr) error {
 	conn, err := i.ListenPacket("udp", netip.AddrPortFrom(server, 53).String())
 	if err != nil {
@@ -67,7 +67,7 @@ func answerDNS(question []byte) (name string, reply []byte) {
 	reply[2], reply[3] = 0x85, 0x80 // an authoritative reply, recursion asked for and available
 	copy(reply[6:header], make([]byte, 6))
 	switch {
-	case name != "whoami.test":
+	case name != "whoami.test" && name != "example.org":
 		reply[3] |= noSuchName
 	case kind == typeA:
 		reply[7] = 1                                                          // one answer:

@@ -1,0 +1,48 @@
+package main
+
+import (
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+
+	"uplane/internal/lab"
+)
+
+// TestReadme runs the commands of README.md in their order, on a booted Debian.
+func TestReadme(t *testing.T) {
+	t.Parallel()
+	lab.RequireRoot(t)
+	text, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, m := lab.StartMachine(t, lab.Trixie, lab.Plain, lab.Options{})
+	if err := m.Connect(ctx); err != nil {
+		t.Fatal(err)
+	}
+	s := startSite(t, ctx, m.World)
+	s.write("/etc/systemd/system/download.service", "[Service]\nExecStart=/bin/sleep infinity\n[Install]\nWantedBy=multi-user.target\n")
+	lines := 0
+	for _, box := range regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllStringSubmatch(string(text), -1) {
+		for line := range strings.Lines(box[1]) {
+			lines++
+			if r := s.shTry(strings.ReplaceAll(line, "sudo ", "")); r.code != 0 {
+				t.Errorf("%s ends with %d: %s%s", line, r.code, r.out, r.err)
+			}
+			if strings.Contains(line, "up steam") {
+				s.wait("steam", isState("up"))
+				s.leavesBy("steam", s.world.Wifi.Public)
+			}
+		}
+		if strings.Contains(box[1], "adopt") {
+			pid := s.sh("systemctl show --property=MainPID --value download.service")
+			if got, want := s.sh("readlink /proc/"+pid+"/ns/net"), s.sh("ip netns exec steam readlink /proc/self/ns/net"); got != want {
+				t.Errorf("the service is in %s, not in the lane's %s", got, want)
+			}
+		}
+	}
+	if lines < 12 {
+		t.Errorf("README.md has only %d commands", lines)
+	}
+}
