@@ -36,7 +36,7 @@ A new lane without --uplink gets the connected one that is idle, if you agree.`,
 		if err != nil {
 			return usageError{err}
 		}
-		return withDaemon(c.Context(), func(client *bus.Client) error {
+		return withAgent(c.Context(), func(client *bus.Client) error {
 			return withOffer(c.Context(), args[0], func(uplink string) error {
 				if uplink != "" {
 					changes["uplink"] = uplink
@@ -140,7 +140,7 @@ func downCommand() *cobra.Command {
 		Short: "Take a lane down, until up or the next boot",
 		Args:  laneArgs(1, 1),
 		RunE: func(c *cobra.Command, args []string) error {
-			return withDaemon(c.Context(), func(client *bus.Client) error {
+			return withAgent(c.Context(), func(client *bus.Client) error {
 				if err := client.Down(c.Context(), args[0]); err != nil {
 					return fmt.Errorf("down %s: %w", args[0], err)
 				}
@@ -156,7 +156,7 @@ func removeCommand() *cobra.Command {
 		Short: "Take a lane down and delete its file",
 		Args:  laneArgs(1, 1),
 		RunE: func(c *cobra.Command, args []string) error {
-			return withDaemon(c.Context(), func(client *bus.Client) error {
+			return withAgent(c.Context(), func(client *bus.Client) error {
 				if err := client.Remove(c.Context(), args[0]); err != nil {
 					return fmt.Errorf("remove %s: %w", args[0], err)
 				}
@@ -172,7 +172,7 @@ func reloadCommand() *cobra.Command {
 		Short: "Read the lane files again",
 		Args:  laneArgs(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
-			return withDaemon(c.Context(), func(client *bus.Client) error {
+			return withAgent(c.Context(), func(client *bus.Client) error {
 				problems, err := client.Reload(c.Context())
 				if err != nil {
 					return fmt.Errorf("reload: %w", err)

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"fmt"
 	"io"
 	"os"
@@ -146,28 +145,26 @@ func (s *machineTest) asksPolkit() {
 // asksForPassword has Alice type the administrator's password, at a terminal of hers.
 func (s *machineTest) asksForPassword() {
 	s.sh("echo root:secret | chpasswd")
-	caller, agent := s.ask("uplane up other --uplink wlp6s0")
-	agent.answer("secret")
-	agent.wait("AUTHENTICATION COMPLETE")
-	if err := caller.Wait(); err != nil {
-		s.Errorf("with the password: %v; the agent said\n%s", err, agent.text())
+	t := s.ask("uplane up other --uplink wlp6s0")
+	t.answer("secret")
+	t.wait("lane other is up by wlp6s0")
+	if err := t.cmd.Wait(); err != nil {
+		s.Errorf("with the password: %v; the terminal shows\n%s", err, t.text())
 	}
 	s.wait("other", isState("up"))
-	agent.end()
 
 	// Who asked goes, and so does the question.
-	caller, agent = s.ask("uplane remove other")
-	_ = caller.Process.Kill()
-	_ = caller.Wait()
+	t = s.ask("uplane remove other")
+	s.sh("pkill -KILL --exact --uid alice uplane")
 	waitFor(s.T, func() bool {
 		return strings.Contains(s.sh("journalctl --unit polkit --no-pager"), "FAILED to authenticate to gain authorization for action "+string(bus.Manage))
 	}, "polkit asks no more")
-	agent.end()
+	t.end()
 	s.wait("other", isState("up"))
 	s.run("remove", "other")
 }
 
-// terminal is a polkit agent at a terminal, that asks on behalf of one program.
+// terminal is one of Alice's, with a program at it.
 type terminal struct {
 	s     *machineTest
 	cmd   *lab.Cmd
@@ -178,42 +175,22 @@ type terminal struct {
 }
 
 // ask has Alice run a command that needs a password, until she is asked for it.
-func (s *machineTest) ask(command string) (caller *lab.Cmd, agent *terminal) {
+func (s *machineTest) ask(command string) *terminal {
 	s.Helper()
-	caller = s.command(s.m.Alice, "rm -f registered; mkfifo registered; echo $$; read go; exec "+command)
-	stdin, err := caller.StdinPipe()
-	if err != nil {
+	t := &terminal{s: s}
+	t.cmd = s.m.Alice.CommandContext(s.ctx, "script", "--quiet", "--return", "--command", "exec "+command, "/dev/null")
+	var err error
+	if t.stdin, err = t.cmd.StdinPipe(); err != nil {
 		s.Fatal(err)
 	}
-	stdout, err := caller.StdoutPipe()
-	if err != nil {
+	t.cmd.Stdout = t
+	if err := t.cmd.Start(); err != nil {
 		s.Fatal(err)
 	}
-	if err := caller.Start(); err != nil {
-		s.Fatal(err)
-	}
-	pid, err := bufio.NewReader(stdout).ReadString('\n')
-	if err != nil {
-		s.Fatal(err)
-	}
-	agent = &terminal{s: s}
-	agent.cmd = s.m.Alice.CommandContext(s.ctx, "script", "--quiet", "--command",
-		"exec pkttyagent --process "+strings.TrimSpace(pid)+" --notify-fd 3 3>registered", "/dev/null")
-	if agent.stdin, err = agent.cmd.StdinPipe(); err != nil {
-		s.Fatal(err)
-	}
-	agent.cmd.Stdout = agent
-	if err := agent.cmd.Start(); err != nil {
-		s.Fatal(err)
-	}
-	s.may(s.m.Alice, "cat registered") // until the agent has closed it
-	if _, err := io.WriteString(stdin, "\n"); err != nil {
-		s.Fatal(err)
-	}
-	agent.wait("AUTHENTICATING FOR org.uplane.lanes.manage")
-	agent.wait("Authentication is required to make, change or remove lanes")
-	agent.wait("Password: ")
-	return caller, agent
+	t.wait("AUTHENTICATING FOR org.uplane.lanes.manage")
+	t.wait("Authentication is required to make, change or remove lanes")
+	t.wait("Password: ")
+	return t
 }
 
 func (t *terminal) Write(b []byte) (int, error) {

@@ -1,0 +1,43 @@
+package main
+
+import (
+	"context"
+	"io"
+	"os"
+	"os/exec"
+	"syscall"
+
+	"uplane/internal/bus"
+)
+
+// withAgent is withDaemon for what may need a password: at a terminal polkit's own
+// agent asks for it, as with systemctl, where no desktop's does.
+func withAgent(ctx context.Context, f func(*bus.Client) error) error {
+	defer startAgent()()
+	return withDaemon(ctx, f)
+}
+
+// startAgent returns once the agent is registered for this process, with what ends it.
+func startAgent() (stop func()) {
+	stop = func() {}
+	if os.Geteuid() == 0 || !terminal(os.Stdin) || !terminal(os.Stderr) {
+		return stop
+	}
+	registered, w, err := os.Pipe()
+	if err != nil {
+		return stop
+	}
+	defer registered.Close()
+	agent := exec.Command("pkttyagent", "--notify-fd", "3", "--fallback")
+	agent.Stdin, agent.Stdout, agent.Stderr, agent.ExtraFiles = os.Stdin, os.Stdout, os.Stderr, []*os.File{w}
+	err = agent.Start()
+	w.Close()
+	if err != nil {
+		return stop // not installed: polkit's refusal says what to do
+	}
+	_, _ = io.Copy(io.Discard, registered) // it closes it
+	return func() {
+		_ = agent.Process.Signal(syscall.SIGTERM)
+		_ = agent.Wait()
+	}
+}
