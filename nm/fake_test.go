@@ -27,6 +27,8 @@ type fake struct {
 	mu      sync.Mutex
 	objects map[dbus.ObjectPath]map[string]props
 	fail    int // so many fetches fail
+	told    map[dbus.ObjectPath]settings
+	refuse  map[dbus.ObjectPath]string // the error by which a profile's settings are not told; "-": no answer
 	fetches int
 }
 
@@ -53,11 +55,12 @@ func newFake(t *testing.T) *fake {
 	}
 	f := &fake{t: t, address: strings.TrimSpace(address), daemon: daemon.Process, objects: map[dbus.ObjectPath]map[string]props{
 		managerPath: {ifaceManager: v("Startup", false)},
-		conn:        {ifaceActive: v("Id", "home", "Uuid", "u-1", "SpecificObject", ap1)},
+		home1:       {ifaceProfile: v("Flags", uint32(0))},
+		conn:        {ifaceActive: v("Id", "home", "Uuid", "u-1", "Connection", home1, "SpecificObject", ap1)},
 		ap1:         {ifaceAccessPoint: v("Ssid", []byte("Home"))},
 		ip4:         {ifaceIP4: v("Gateway", "192.0.2.1")},
 		dev:         {ifaceDevice: device7("wlp6s0", 2, 100)},
-	}}
+	}, told: map[dbus.ObjectPath]settings{home1: {"connection": {"id": "home", "uuid": "u-1"}}}, refuse: map[dbus.ObjectPath]string{}}
 	f.objects[dev][ifaceDevice]["Ip6Config"] = dbus.MakeVariant(noObject)
 	f.connect()
 	return f
@@ -73,6 +76,11 @@ func (f *fake) connect() {
 	f.t.Cleanup(func() { _ = f.conn.Close() })
 	if err := f.conn.Export(f, objectRoot, objectManager); err != nil {
 		f.t.Fatal(err)
+	}
+	for _, path := range []dbus.ObjectPath{home1, steam1} {
+		if err := f.conn.Export(fakeProfile{f, path}, path, ifaceProfile); err != nil {
+			f.t.Fatal(err)
+		}
 	}
 	if _, err := f.conn.RequestName(busName, dbus.NameFlagDoNotQueue); err != nil {
 		f.t.Fatal(err)
@@ -96,6 +104,43 @@ func (f *fake) GetManagedObjects() (map[dbus.ObjectPath]map[string]props, *dbus.
 		}
 	}
 	return objects, nil
+}
+
+// fakeProfile is one of the fake's profiles.
+type fakeProfile struct {
+	*fake
+	path dbus.ObjectPath
+}
+
+// GetSettings is called over the bus.
+func (p fakeProfile) GetSettings() (map[string]props, *dbus.Error) {
+	p.mu.Lock()
+	name := p.refuse[p.path]
+	out := map[string]props{}
+	for section, values := range p.told[p.path] {
+		out[section] = props{}
+		for key, value := range values {
+			out[section][key] = dbus.MakeVariant(value)
+		}
+	}
+	p.mu.Unlock()
+	switch name {
+	case "":
+		return out, nil
+	case "-":
+		<-p.t.Context().Done()
+	}
+	return nil, dbus.NewError(name, nil)
+}
+
+// tell has a profile say s, or answer with an error of a name.
+func (f *fake) tell(path dbus.ObjectPath, s settings, refusal string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.told[path], f.refuse[path] = s, refusal
+	if f.objects[path] == nil {
+		f.objects[path] = map[string]props{ifaceProfile: v("Flags", uint32(0))}
+	}
 }
 
 func (f *fake) count() int {

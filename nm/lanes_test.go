@@ -54,10 +54,18 @@ func TestDecodeProfile(t *testing.T) {
 		"limits":                  {steamSettings("org.uplane.lanes", " steam, backup;x,"), plain + ` for ["steam" "backup" "x"]`},
 		"limits to none":          {steamSettings("org.uplane.lanes", ""), plain + ` for []`},
 		"nothing":                 {nil, `"" on "", lane "", invalid Prefix  map[]`},
+		"private":                 {change("connection", "permissions", []string{"user:alice:"}), `"steam" u-s on "ul-steam", lane "", 10.0.1.1/24 manual map[] private`},
+		"private, by its key":     {change("connection", "permissions", []string{"user:alice:"}, "org.uplane.lane", "games"), `"steam" u-s on "ul-steam", lane "", 10.0.1.1/24 manual map[] private`},
+		"private, limits":         {change("connection", "permissions", []string{"user:alice:"}, "org.uplane.lanes", "x"), `"steam" u-s on "ul-steam", lane "", 10.0.1.1/24 manual map[] private for ["x"]`},
+		"private, unreadably":     {change("connection", "permissions", "user:alice:"), `"steam" u-s on "ul-steam", lane "", 10.0.1.1/24 manual map[] private`},
+		"everybody's":             {change("connection", "permissions", []string{}), plain},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := decodeProfile(c.settings)
 			got := fmt.Sprintf("%s, %v %s %v", strings.TrimSuffix(describeProfile(p.Profile), " down"), p.Address, p.Method, p.Keys)
+			if p.private {
+				got += " private"
+			}
 			if p.limited {
 				got += fmt.Sprintf(" for %q", p.lanes)
 			}
@@ -228,9 +236,7 @@ func TestGeneratedProfile(t *testing.T) {
 // A network that may be for other lanes only is for none until that is known.
 func TestLimitUnknown(t *testing.T) {
 	s := wifi(t)
-	s.tree.change(conn, ifaceActive, v("Connection", home1))
-	s.want(home)
-	s.tree.add(home1, map[string]props{ifaceProfile: {}})
+	*s.tree.profiles[home1] = profile{}
 	s.last = nil
 	s.want(`wlp6s0: wifi, down, profile "home" u-1, SSID "Home"` + "\n")
 	*s.tree.profiles[home1] = decodeProfile(settings{"user": {"data": map[string]string{"org.uplane.lanes": "steam,backup"}}})
@@ -240,4 +246,11 @@ func TestLimitUnknown(t *testing.T) {
 	s.want(strings.Replace(home, ` u-1`, ` u-1, for ["steam" "backup"]`, 1))
 	*s.tree.profiles[home1] = decodeProfile(nil)
 	s.want(home)
+	*s.tree.profiles[home1] = decodeProfile(settings{"connection": {"permissions": []string{"user:alice:"}}})
+	s.want(strings.Replace(home, ` u-1`, ` u-1, private`, 1))
+	// Of a profile that is not there nobody knows; what was known stays.
+	s.tree.remove(home1, []string{ifaceProfile})
+	s.want(strings.Replace(home, ` u-1`, ` u-1, private`, 1))
+	s.last = nil
+	s.want(`wlp6s0: wifi, down, profile "home" u-1, SSID "Home"` + "\n")
 }

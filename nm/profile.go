@@ -29,6 +29,8 @@ const (
 type profile struct {
 	policy.Profile // Lane is empty when it asks for none
 	read           bool
+	private        bool   // it is some users' own, who need no right over the system to make it
+	refused        string // the lane that a private profile asks for in vain
 	flags          uint32
 	limited        bool
 	lanes          []string
@@ -43,6 +45,7 @@ func decodeProfile(s settings) profile {
 	p := profile{read: true}
 	p.UUID, p.Name = text(s, "connection", "uuid"), text(s, "connection", "id")
 	user := userKeys(s)
+	p.private = private(s)
 	if names, ok := user[lanesKey]; ok {
 		p.limited, p.lanes = true, fields(names)
 	}
@@ -57,6 +60,9 @@ func decodeProfile(s settings) profile {
 			p.Lane = ""
 		}
 	}
+	if p.private {
+		p.Lane, p.refused, p.Named = "", p.Lane, false
+	}
 	p.Address = firstAddress(s)
 	for name, value := range user {
 		if name != laneKey && name != lanesKey {
@@ -67,6 +73,14 @@ func decodeProfile(s settings) profile {
 		}
 	}
 	return p
+}
+
+// private tells whether a profile is not everybody's. NetworkManager lets any user who sits at the machine make
+// such profiles, so what they ask for is no administrator's word.
+func private(s settings) bool {
+	permissions, ok := s["connection"]["permissions"]
+	list, isList := permissions.([]string)
+	return ok && (!isList || len(list) > 0)
 }
 
 // text is a setting that is a string.

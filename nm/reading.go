@@ -85,6 +85,10 @@ func (s *session) profileRead(call *dbus.Call) {
 		s.w.options.Log.Debug("can't read a profile of NetworkManager", "path", path, "error", err)
 		p.read = true
 	} else {
+		if next.refused != "" && next.refused != p.refused {
+			s.w.options.Log.Warn("a private profile gets no lane; to let it have one: nmcli connection modify "+next.UUID+" connection.permissions ''",
+				"name", next.Name, "uuid", next.UUID, "lane", next.refused)
+		}
 		next.flags = p.flags
 		*p = next
 	}

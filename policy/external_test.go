@@ -214,6 +214,33 @@ func TestTakeOver(t *testing.T) {
 	}
 }
 
+// A user's private profile attracts no lane by its name, and what it says is told to nobody.
+func TestPrivate(t *testing.T) {
+	for name, c := range map[string]struct {
+		uplink  []string
+		limited bool
+		want    string
+	}{
+		"by its name":            {[]string{"connection:homewifi"}, false, "no uplink: connection:homewifi matches only a private profile on wlp6s0: select it by uuid:, or nmcli connection modify it with connection.permissions ''"},
+		"by its name, then wire": {[]string{"connection:homewifi", "enp7s0"}, false, "enp7s0"},
+		"by its card":            {[]string{"wlp6s0"}, false, "wlp6s0"},
+		"limited":                {[]string{"wlp6s0"}, true, "no uplink: a private profile on wlp6s0 does not serve it"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(lane("steam", c.uplink...))
+			w.uplinks[0].Private, w.uplinks[0].Limited, w.uplinks[0].Lanes = true, c.limited, []string{"secret"}
+			st := w.status(t)
+			got := st.Reason
+			if st.Uplink != nil {
+				got = st.Uplink.Interface
+			}
+			if got != c.want {
+				t.Error(got)
+			}
+		})
+	}
+}
+
 func TestLimited(t *testing.T) {
 	for name, c := range map[string]struct {
 		lanes  []string
