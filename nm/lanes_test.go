@@ -36,6 +36,7 @@ func TestDecodeProfile(t *testing.T) {
 		s[section][key] = value
 		return s
 	}
+	long := strings.Repeat("x", maxUserText+1)
 	const plain = `"steam" u-s on "ul-steam", lane "steam", 10.0.1.1/24 manual map[]`
 	for name, c := range map[string]struct {
 		settings settings
@@ -50,7 +51,9 @@ func TestDecodeProfile(t *testing.T) {
 		"no bridge":               {change("connection", "type", "ethernet", "org.uplane.lane", "steam"), `"steam" u-s on "", lane "", invalid Prefix  map[]`},
 		"another type of value":   {change("connection", "id", 5), `"" u-s on "ul-steam", lane "steam", 10.0.1.1/24 manual map[]`},
 		"no address":              {change("ipv4", "address-data", []map[string]dbus.Variant{}), `"steam" u-s on "ul-steam", lane "steam", invalid Prefix manual map[]`},
-		"too long":                {steamSettings("org.uplane.uplink", strings.Repeat("x", maxUserText+1)), plain},
+		"too long":                {steamSettings("org.uplane.uplink", long), plain[:len(plain)-2] + "[uplink:(longer than 4096 bytes)]"},
+		"too long a lane":         {steamSettings("org.uplane.lane", long), strings.Replace(plain, `lane "steam"`, `lane "(longer than 4096 bytes)" named`, 1)},
+		"limits, too long":        {steamSettings("org.uplane.lanes", long), plain + ` for []`},
 		"limits":                  {steamSettings("org.uplane.lanes", " steam, backup;x,"), plain + ` for ["steam" "backup" "x"]`},
 		"limits to none":          {steamSettings("org.uplane.lanes", ""), plain + ` for []`},
 		"nothing":                 {nil, `"" on "", lane "", invalid Prefix  map[]`},
@@ -73,6 +76,20 @@ func TestDecodeProfile(t *testing.T) {
 				t.Errorf("%s\nnot\n%s", got, c.want)
 			}
 		})
+	}
+}
+
+// Of too many keys the same ones count every time, and what limits a network is among them.
+func TestTooManyKeys(t *testing.T) {
+	keys := []string{"org.uplane.lanes", "steam", "org.uplane.lane", "games", "org.uplane." + strings.Repeat("k", maxUserText), "x"}
+	for i := range 100 {
+		keys = append(keys, fmt.Sprintf("org.uplane.a%03d", i), "x")
+	}
+	for range 20 {
+		p := decodeProfile(steamSettings(keys...))
+		if !p.limited || fmt.Sprint(p.lanes) != "[steam]" || p.Lane != "games" || len(p.Keys) != maxUserKeys || p.Keys["a000"] != "x" || p.Keys["a031"] != "x" {
+			t.Fatalf("%+v", p)
+		}
 	}
 }
 

@@ -1,7 +1,9 @@
 package nm
 
 import (
+	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/godbus/dbus/v5"
@@ -92,19 +94,37 @@ func text(s settings, section, key string) string {
 	return printable(v)
 }
 
-// userKeys are those with our prefix, without it.
+// tooLong stands for a value that is longer than maxUserText. No key of a lane takes it.
+const tooLong = "(longer than 4096 bytes)"
+
+// userKeys are those with our prefix, without it. Nothing is dropped unseen, for that may be what limits a network or a
+// lane: a value that is too long becomes one that is refused, and of too many keys, most of which can't be ours, enough
+// stay to be refused.
 func userKeys(s settings) map[string]string {
 	data, _ := s["user"]["data"].(map[string]string)
 	var out map[string]string
-	for name, value := range data {
+	others := 0
+	for _, name := range slices.Sorted(maps.Keys(data)) {
+		value := data[name]
 		name, ours := strings.CutPrefix(name, userPrefix)
-		if !ours || len(name) > maxUserText || len(value) > maxUserText || len(out) == maxUserKeys {
+		if !ours || others == maxUserKeys && name != laneKey && name != lanesKey {
 			continue
+		}
+		switch {
+		case len(value) <= maxUserText:
+			value = printable(value)
+		case name == lanesKey:
+			value = "" // no lane
+		default:
+			value = tooLong
+		}
+		if name != laneKey && name != lanesKey {
+			others++
 		}
 		if out == nil {
 			out = map[string]string{}
 		}
-		out[printable(name)] = printable(value)
+		out[printable(name[:min(len(name), maxUserText)])] = value
 	}
 	return out
 }
