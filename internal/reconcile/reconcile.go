@@ -247,7 +247,8 @@ func (l *Loop) look(extra ...policy.Lane) (*view, error) {
 	lanes := append(l.wanted(), extra...)
 	v.released = policy.TakeOver(have, host, lanes, l.lanes.held)
 	var clashes map[string]string
-	v.allocs, clashes = policy.Allocate(l.numbered(lanes), l.memory.allocations(), host)
+	up, idle := l.idle(lanes)
+	v.allocs, clashes = policy.Allocate(up, idle, l.memory.allocations(), host)
 	v.uplinks = l.uplinks(v)
 	v.want, v.lanes = policy.Build(policy.Input{
 		Lanes: lanes, Uplinks: v.uplinks, Host: host, Allocs: v.allocs, Clashes: clashes,
