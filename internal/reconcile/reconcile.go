@@ -324,7 +324,8 @@ func (l *Loop) pass() (again time.Duration) {
 			l.Log.Warn("remove empty tables", "error", err)
 		}
 	}
-	if err := l.memory.after(v, &l.lanes, l.Firewall.Created(), l.Kernel, l.clean); err != nil {
+	from := l.Uplinks()
+	if err := l.memory.after(v, &l.lanes, l.Firewall.Created(), l.Kernel, l.clean, from.Known && from.Running); err != nil {
 		l.Log.Error("save state", "error", err)
 	}
 	l.publish(v, failed, undone)
