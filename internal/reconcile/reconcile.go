@@ -166,17 +166,19 @@ var ErrUnsettled = errors.New("the lanes did not settle")
 func (l *Loop) Once(ctx context.Context) ([]Status, error) {
 	l.readConfig()
 	for range maxPasses {
+		if ctx.Err() != nil {
+			return l.list(), errors.Join(ErrUnsettled, ctx.Err())
+		}
 		again := l.pass()
 		if l.clean {
 			return l.list(), nil
 		}
 		select {
 		case <-ctx.Done():
-			return l.list(), errors.Join(ErrUnsettled, ctx.Err())
 		case <-time.After(again):
 		}
 	}
-	return l.list(), ErrUnsettled
+	return l.list(), errors.Join(ErrUnsettled, ctx.Err())
 }
 
 // do runs f on the loop's goroutine and waits for it. A panic is f's error: no
@@ -329,7 +331,7 @@ func (l *Loop) pass() (again time.Duration) {
 		l.Log.Error("save state", "error", err)
 	}
 	l.publish(v, failed, undone)
-	l.wake(v, failed)
+	l.wake(v, failed, undone)
 	if v.fresh && (wait == 0 || wait > l.Grace) {
 		wait = l.Grace // NetworkManager may have said nothing, or something else
 	}
