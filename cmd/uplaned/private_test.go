@@ -70,3 +70,47 @@ func TestProfilePrivate(t *testing.T) {
 	steam.goesOn()
 	work.goesOn()
 }
+
+// TestProfileOfAlice has a real user, whom polkit lets make profiles of her own, try it.
+func TestProfileOfAlice(t *testing.T) {
+	t.Parallel()
+	ctx, m := lab.StartMachine(t, lab.Bookworm, lab.Plain, lab.Options{})
+	if err := m.Connect(ctx); err != nil {
+		t.Fatal(err)
+	}
+	u, err := m.Install(bin)
+	if err == nil {
+		err = u.Start(ctx)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	run := func(who interface {
+		Run(name string, args ...string) (string, error)
+	}, script string) string {
+		t.Helper()
+		out, err := who.Run("sh", "-ec", script)
+		if err != nil {
+			t.Fatalf("%s: %v\n%s", script, err, out)
+		}
+		return out
+	}
+	run(m.Host, "uplane up steam --uplink connection:homewifi")
+	run(m.Alice, `busctl call org.freedesktop.NetworkManager /org/freedesktop/NetworkManager/Settings org.freedesktop.NetworkManager.Settings \
+		AddConnection 'a{sa{sv}}' 4 \
+		connection 5 id s evil uuid s `+bridgeUUID+` type s bridge interface-name s br-evil permissions as 1 user:alice: \
+		ipv4 2 method s manual address-data 'aa{sv}' 1 2 address s 10.0.66.1 prefix u 24 \
+		ipv6 1 method s disabled \
+		user 1 data 'a{ss}' 2 org.uplane.lane steam org.uplane.uplink enp7s0
+		nmcli connection up `+bridgeUUID+`
+		nmcli connection add type ethernet con-name homewifi ifname enp7s0 connection.permissions user:alice connection.uuid `+wireUUID+`
+		nmcli connection up `+wireUUID)
+	waitFor(t, func() bool { return strings.Contains(u.Log(), "a private profile gets no lane") }, "the log says so")
+	if got := run(m.Host, "uplane list"); !strings.Contains(got, "up     wlp6s0") || strings.Contains(got, "10.0.66") {
+		t.Error(got)
+	}
+	// Others don't see her profiles, and can still list those of lanes.
+	if got := run(m.Bob, "uplane profile list"); strings.Contains(got, "evil") {
+		t.Error(got)
+	}
+}
