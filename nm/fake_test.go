@@ -27,6 +27,9 @@ type fake struct {
 	mu      sync.Mutex
 	objects map[dbus.ObjectPath]map[string]props
 	fail    int // so many fetches fail
+	told    map[dbus.ObjectPath]settings
+	asks    map[dbus.ObjectPath]int
+	refuse  map[dbus.ObjectPath]string // the error by which a profile's settings are not told; "-": no answer
 	fetches int
 }
 
@@ -53,11 +56,12 @@ func newFake(t *testing.T) *fake {
 	}
 	f := &fake{t: t, address: strings.TrimSpace(address), daemon: daemon.Process, objects: map[dbus.ObjectPath]map[string]props{
 		managerPath: {ifaceManager: v("Startup", false)},
-		conn:        {ifaceActive: v("Id", "home", "Uuid", "u-1", "SpecificObject", ap1)},
+		home1:       {ifaceProfile: v("Flags", uint32(0))},
+		conn:        {ifaceActive: v("Id", "home", "Uuid", "u-1", "Connection", home1, "SpecificObject", ap1)},
 		ap1:         {ifaceAccessPoint: v("Ssid", []byte("Home"))},
 		ip4:         {ifaceIP4: v("Gateway", "192.0.2.1")},
 		dev:         {ifaceDevice: device7("wlp6s0", 2, 100)},
-	}}
+	}, told: map[dbus.ObjectPath]settings{home1: {"connection": {"id": "home", "uuid": "u-1"}}}, refuse: map[dbus.ObjectPath]string{}, asks: map[dbus.ObjectPath]int{}}
 	f.objects[dev][ifaceDevice]["Ip6Config"] = dbus.MakeVariant(noObject)
 	f.connect()
 	return f
@@ -73,6 +77,11 @@ func (f *fake) connect() {
 	f.t.Cleanup(func() { _ = f.conn.Close() })
 	if err := f.conn.Export(f, objectRoot, objectManager); err != nil {
 		f.t.Fatal(err)
+	}
+	for _, path := range []dbus.ObjectPath{home1, steam1} {
+		if err := f.conn.Export(fakeProfile{f, path}, path, ifaceProfile); err != nil {
+			f.t.Fatal(err)
+		}
 	}
 	if _, err := f.conn.RequestName(busName, dbus.NameFlagDoNotQueue); err != nil {
 		f.t.Fatal(err)
@@ -96,6 +105,51 @@ func (f *fake) GetManagedObjects() (map[dbus.ObjectPath]map[string]props, *dbus.
 		}
 	}
 	return objects, nil
+}
+
+// fakeProfile is one of the fake's profiles.
+type fakeProfile struct {
+	*fake
+	path dbus.ObjectPath
+}
+
+// GetSettings is called over the bus.
+func (p fakeProfile) GetSettings() (map[string]props, *dbus.Error) {
+	p.mu.Lock()
+	p.asks[p.path]++
+	name := p.refuse[p.path]
+	out := map[string]props{}
+	for section, values := range p.told[p.path] {
+		out[section] = props{}
+		for key, value := range values {
+			out[section][key] = dbus.MakeVariant(value)
+		}
+	}
+	p.mu.Unlock()
+	switch name {
+	case "":
+		return out, nil
+	case "-":
+		<-p.t.Context().Done()
+	}
+	return nil, dbus.NewError(name, nil)
+}
+
+// tell has a profile say s, or answer with an error of a name.
+func (f *fake) tell(path dbus.ObjectPath, s settings, refusal string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.told[path], f.refuse[path] = s, refusal
+	if f.objects[path] == nil {
+		f.objects[path] = map[string]props{ifaceProfile: v("Flags", uint32(0))}
+	}
+}
+
+// asked is how often a profile's settings were asked for.
+func (f *fake) asked(path dbus.ObjectPath) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.asks[path]
 }
 
 func (f *fake) count() int {
@@ -231,6 +285,48 @@ func TestFakeErrors(t *testing.T) {
 	f.set(ip4, map[string]props{ifaceIP4: v("Gateway", "192.0.2.10")})
 	f.connect()
 	f.wait(w, "at the third gateway", has("via 192.0.2.10"))
+}
+
+// What a profile says is asked for until it is told, and until then its network serves no lane.
+func TestFakeUnread(t *testing.T) {
+	f := newFake(t)
+	limited := settings{"connection": {"id": "home", "uuid": "u-1"}, "user": {"data": map[string]string{"org.uplane.lanes": "steam"}}}
+	f.tell(home1, limited, driver+".Error.Failed")
+	w := f.watch()
+	for deadline := time.Now().Add(15 * time.Second); f.asked(home1) < 3 && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		if s := w.Snapshot(); s.Known {
+			t.Fatalf("not all is known: %+v", s)
+		}
+	}
+	f.tell(home1, limited, "")
+	f.wait(w, "limited", has(`for ["steam"]`))
+
+	// A network that comes later.
+	f.tell(steam1, settings{"connection": {"id": "other", "uuid": "u-2"}}, driver+".Error.NoReply")
+	f.emit(objectRoot, interfacesAdded, steam1, map[string]props{ifaceProfile: v("Flags", uint32(0))})
+	f.set(conn+"1", map[string]props{ifaceActive: v("Id", "other", "Uuid", "u-2", "Connection", steam1)})
+	f.emit(objectRoot, interfacesAdded, conn+"1", map[string]props{ifaceActive: v("Id", "other", "Uuid", "u-2", "Connection", steam1)})
+	f.change(dev, ifaceDevice, "ActiveConnection", conn+"1")
+	f.wait(w, "unknown", has(`wlp6s0: wifi, down, profile "other"`))
+	was := f.asked(steam1)
+	for deadline := time.Now().Add(15 * time.Second); f.asked(steam1) < was+2 && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		if text := describe(w.Snapshot().Uplinks); !strings.Contains(text, "down") {
+			t.Fatal(text)
+		}
+	}
+	f.tell(steam1, settings{"connection": {"id": "other", "uuid": "u-2"}}, "")
+	f.wait(w, "read", has(`active, profile "other"`))
+
+	// It is deleted before it is read.
+	f.tell(steam1, nil, driver+".Error.UnknownMethod")
+	was = f.asked(steam1)
+	f.emit(steam1, profileUpdated)
+	for deadline := time.Now().Add(15 * time.Second); f.asked(steam1) == was && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+	}
+	f.set(steam1, nil)
+	f.emit(objectRoot, interfacesRemoved, steam1, []string{ifaceProfile})
+	f.change(ip4, ifaceIP4, "Gateway", "192.0.2.77")
+	f.wait(w, "as it was", has("via 192.0.2.77"))
 }
 
 // What a Wi-Fi card does all the time reaches nobody who follows our rules.

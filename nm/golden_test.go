@@ -51,6 +51,9 @@ func describe(uplinks []policy.Uplink) string {
 		if u.Connection != "" {
 			fmt.Fprintf(&b, ", profile %q %s", u.Connection, u.UUID)
 		}
+		if u.Private {
+			b.WriteString(", private")
+		}
 		if u.Limited {
 			fmt.Fprintf(&b, ", for %q", u.Lanes)
 		}

@@ -123,15 +123,15 @@ func (t *tree) lanes(prev []policy.Profile) []policy.Profile {
 	return out
 }
 
-// limit fills in which lanes the network serves, and tells whether that is known.
+// limit fills in whom the network's profile is for and which lanes it serves, and tells whether that is known.
 func (t *tree) limit(u *policy.Uplink, a *active, last *policy.Uplink) bool {
 	p := t.profiles[a.connection]
 	switch {
 	case p != nil && p.read:
-		u.Limited, u.Lanes = p.limited, p.lanes
+		u.Private, u.Limited, u.Lanes = p.private, p.limited, p.lanes
 	case last != nil && last.UUID == u.UUID:
-		u.Limited, u.Lanes = last.Limited, last.Lanes
-	case p != nil:
+		u.Private, u.Limited, u.Lanes = last.Private, last.Limited, last.Lanes
+	default:
 		return false
 	}
 	return true

@@ -36,6 +36,7 @@ func TestDecodeProfile(t *testing.T) {
 		s[section][key] = value
 		return s
 	}
+	long := strings.Repeat("x", maxUserText+1)
 	const plain = `"steam" u-s on "ul-steam", lane "steam", 10.0.1.1/24 manual map[]`
 	for name, c := range map[string]struct {
 		settings settings
@@ -50,14 +51,24 @@ func TestDecodeProfile(t *testing.T) {
 		"no bridge":               {change("connection", "type", "ethernet", "org.uplane.lane", "steam"), `"steam" u-s on "", lane "", invalid Prefix  map[]`},
 		"another type of value":   {change("connection", "id", 5), `"" u-s on "ul-steam", lane "steam", 10.0.1.1/24 manual map[]`},
 		"no address":              {change("ipv4", "address-data", []map[string]dbus.Variant{}), `"steam" u-s on "ul-steam", lane "steam", invalid Prefix manual map[]`},
-		"too long":                {steamSettings("org.uplane.uplink", strings.Repeat("x", maxUserText+1)), plain},
+		"too long":                {steamSettings("org.uplane.uplink", long), plain[:len(plain)-2] + "[uplink:(longer than 4096 bytes)]"},
+		"too long a lane":         {steamSettings("org.uplane.lane", long), strings.Replace(plain, `lane "steam"`, `lane "(longer than 4096 bytes)" named`, 1)},
+		"limits, too long":        {steamSettings("org.uplane.lanes", long), plain + ` for []`},
 		"limits":                  {steamSettings("org.uplane.lanes", " steam, backup;x,"), plain + ` for ["steam" "backup" "x"]`},
 		"limits to none":          {steamSettings("org.uplane.lanes", ""), plain + ` for []`},
 		"nothing":                 {nil, `"" on "", lane "", invalid Prefix  map[]`},
+		"private":                 {change("connection", "permissions", []string{"user:alice:"}), `"steam" u-s on "ul-steam", lane "", 10.0.1.1/24 manual map[] private`},
+		"private, by its key":     {change("connection", "permissions", []string{"user:alice:"}, "org.uplane.lane", "games"), `"steam" u-s on "ul-steam", lane "", 10.0.1.1/24 manual map[] private`},
+		"private, limits":         {change("connection", "permissions", []string{"user:alice:"}, "org.uplane.lanes", "x"), `"steam" u-s on "ul-steam", lane "", 10.0.1.1/24 manual map[] private for ["x"]`},
+		"private, unreadably":     {change("connection", "permissions", "user:alice:"), `"steam" u-s on "ul-steam", lane "", 10.0.1.1/24 manual map[] private`},
+		"everybody's":             {change("connection", "permissions", []string{}), plain},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := decodeProfile(c.settings)
 			got := fmt.Sprintf("%s, %v %s %v", strings.TrimSuffix(describeProfile(p.Profile), " down"), p.Address, p.Method, p.Keys)
+			if p.private {
+				got += " private"
+			}
 			if p.limited {
 				got += fmt.Sprintf(" for %q", p.lanes)
 			}
@@ -65,6 +76,20 @@ func TestDecodeProfile(t *testing.T) {
 				t.Errorf("%s\nnot\n%s", got, c.want)
 			}
 		})
+	}
+}
+
+// Of too many keys the same ones count every time, and what limits a network is among them.
+func TestTooManyKeys(t *testing.T) {
+	keys := []string{"org.uplane.lanes", "steam", "org.uplane.lane", "games", "org.uplane." + strings.Repeat("k", maxUserText), "x"}
+	for i := range 100 {
+		keys = append(keys, fmt.Sprintf("org.uplane.a%03d", i), "x")
+	}
+	for range 20 {
+		p := decodeProfile(steamSettings(keys...))
+		if !p.limited || fmt.Sprint(p.lanes) != "[steam]" || p.Lane != "games" || len(p.Keys) != maxUserKeys || p.Keys["a000"] != "x" || p.Keys["a031"] != "x" {
+			t.Fatalf("%+v", p)
+		}
 	}
 }
 
@@ -228,9 +253,7 @@ func TestGeneratedProfile(t *testing.T) {
 // A network that may be for other lanes only is for none until that is known.
 func TestLimitUnknown(t *testing.T) {
 	s := wifi(t)
-	s.tree.change(conn, ifaceActive, v("Connection", home1))
-	s.want(home)
-	s.tree.add(home1, map[string]props{ifaceProfile: {}})
+	*s.tree.profiles[home1] = profile{}
 	s.last = nil
 	s.want(`wlp6s0: wifi, down, profile "home" u-1, SSID "Home"` + "\n")
 	*s.tree.profiles[home1] = decodeProfile(settings{"user": {"data": map[string]string{"org.uplane.lanes": "steam,backup"}}})
@@ -240,4 +263,11 @@ func TestLimitUnknown(t *testing.T) {
 	s.want(strings.Replace(home, ` u-1`, ` u-1, for ["steam" "backup"]`, 1))
 	*s.tree.profiles[home1] = decodeProfile(nil)
 	s.want(home)
+	*s.tree.profiles[home1] = decodeProfile(settings{"connection": {"permissions": []string{"user:alice:"}}})
+	s.want(strings.Replace(home, ` u-1`, ` u-1, private`, 1))
+	// Of a profile that is not there nobody knows; what was known stays.
+	s.tree.remove(home1, []string{ifaceProfile})
+	s.want(strings.Replace(home, ` u-1`, ` u-1, private`, 1))
+	s.last = nil
+	s.want(`wlp6s0: wifi, down, profile "home" u-1, SSID "Home"` + "\n")
 }

@@ -31,8 +31,12 @@ func Once(ctx context.Context, address string) (Snapshot, error) {
 	}
 	for _, path := range t.unread {
 		p, err := settingsOf(conn.Object(name, path).CallWithContext(ctx, ifaceProfile+".GetSettings", dbus.FlagNoAutoStart))
+		if gone(err) {
+			delete(t.profiles, path)
+			continue
+		}
 		if err != nil {
-			p.read = true // deleted meanwhile
+			return Snapshot{}, fmt.Errorf("read a profile of NetworkManager: %w", err) // it may be a lane's, or limit a network
 		}
 		p.flags = t.profiles[path].flags
 		*t.profiles[path] = p

@@ -5,6 +5,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"uplane/policy"
 )
 
 func TestOnce(t *testing.T) {
@@ -18,6 +20,29 @@ func TestOnce(t *testing.T) {
 	f.mu.Unlock()
 	if s, err = Once(t.Context(), f.address); err == nil || s.Known {
 		t.Errorf("of a NetworkManager that fails: %+v", s)
+	}
+	// A profile that can't be read may be a limit or a lane; one that is gone is neither.
+	f.tell(steam1, steamSettings(), driver+".Error.Failed")
+	if s, err = Once(t.Context(), f.address); err == nil || s.Known {
+		t.Errorf("without a profile: %+v", s)
+	}
+	f.tell(steam1, steamSettings(), "-")
+	late, stop := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer stop()
+	if s, err = Once(late, f.address); err == nil || s.Known {
+		t.Errorf("without a profile's answer: %+v", s)
+	}
+	f.tell(steam1, steamSettings(), driver+".Error.UnknownMethod")
+	if s, err = Once(t.Context(), f.address); err != nil || len(s.Profiles) != 0 || s.Uplinks[0].Phase != policy.PhaseActive {
+		t.Errorf("with a profile that is gone: %+v, %v", s, err)
+	}
+	f.tell(home1, nil, driver+".Error.UnknownMethod")
+	if s, err = Once(t.Context(), f.address); err != nil || s.Uplinks[0].Phase != policy.PhaseDown {
+		t.Errorf("on a network whose profile is gone: %+v, %v", s, err)
+	}
+	f.tell(steam1, steamSettings(), "")
+	if s, err = Once(t.Context(), f.address); err != nil || len(s.Profiles) != 1 {
+		t.Errorf("with a profile: %+v, %v", s, err)
 	}
 	if err := f.conn.Close(); err != nil {
 		t.Fatal(err)

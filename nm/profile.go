@@ -1,7 +1,9 @@
 package nm
 
 import (
+	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/godbus/dbus/v5"
@@ -29,6 +31,8 @@ const (
 type profile struct {
 	policy.Profile // Lane is empty when it asks for none
 	read           bool
+	private        bool   // it is some users' own, who need no right over the system to make it
+	refused        string // the lane that a private profile asks for in vain
 	flags          uint32
 	limited        bool
 	lanes          []string
@@ -43,6 +47,7 @@ func decodeProfile(s settings) profile {
 	p := profile{read: true}
 	p.UUID, p.Name = text(s, "connection", "uuid"), text(s, "connection", "id")
 	user := userKeys(s)
+	p.private = private(s)
 	if names, ok := user[lanesKey]; ok {
 		p.limited, p.lanes = true, fields(names)
 	}
@@ -57,6 +62,9 @@ func decodeProfile(s settings) profile {
 			p.Lane = ""
 		}
 	}
+	if p.private {
+		p.Lane, p.refused, p.Named = "", p.Lane, false
+	}
 	p.Address = firstAddress(s)
 	for name, value := range user {
 		if name != laneKey && name != lanesKey {
@@ -69,6 +77,14 @@ func decodeProfile(s settings) profile {
 	return p
 }
 
+// private tells whether a profile is not everybody's. NetworkManager lets any user who sits at the machine make
+// such profiles, so what they ask for is no administrator's word.
+func private(s settings) bool {
+	permissions, ok := s["connection"]["permissions"]
+	list, isList := permissions.([]string)
+	return ok && (!isList || len(list) > 0)
+}
+
 // text is a setting that is a string.
 func text(s settings, section, key string) string {
 	v, _ := s[section][key].(string)
@@ -78,19 +94,37 @@ func text(s settings, section, key string) string {
 	return printable(v)
 }
 
-// userKeys are those with our prefix, without it.
+// tooLong stands for a value that is longer than maxUserText. No key of a lane takes it.
+const tooLong = "(longer than 4096 bytes)"
+
+// userKeys are those with our prefix, without it. Nothing is dropped unseen, for that may be what limits a network or a
+// lane: a value that is too long becomes one that is refused, and of too many keys, most of which can't be ours, enough
+// stay to be refused.
 func userKeys(s settings) map[string]string {
 	data, _ := s["user"]["data"].(map[string]string)
 	var out map[string]string
-	for name, value := range data {
+	others := 0
+	for _, name := range slices.Sorted(maps.Keys(data)) {
+		value := data[name]
 		name, ours := strings.CutPrefix(name, userPrefix)
-		if !ours || len(name) > maxUserText || len(value) > maxUserText || len(out) == maxUserKeys {
+		if !ours || others == maxUserKeys && name != laneKey && name != lanesKey {
 			continue
+		}
+		switch {
+		case len(value) <= maxUserText:
+			value = printable(value)
+		case name == lanesKey:
+			value = "" // no lane
+		default:
+			value = tooLong
+		}
+		if name != laneKey && name != lanesKey {
+			others++
 		}
 		if out == nil {
 			out = map[string]string{}
 		}
-		out[printable(name)] = printable(value)
+		out[printable(name[:min(len(name), maxUserText)])] = value
 	}
 	return out
 }

@@ -3,6 +3,7 @@ package nm
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/godbus/dbus/v5"
 )
@@ -17,6 +18,9 @@ type reading struct {
 	under   map[dbus.ObjectPath]context.CancelFunc // way
 	again   map[dbus.ObjectPath]bool               // changed since it was asked for
 	queue   []dbus.ObjectPath
+	later   []dbus.ObjectPath // could not be read; once more after retry
+	retry   <-chan time.Time
+	pause   time.Duration
 	first   bool // nothing has been published before all was read once
 }
 
@@ -26,6 +30,7 @@ func newReading() reading {
 		under:   map[dbus.ObjectPath]context.CancelFunc{},
 		again:   map[dbus.ObjectPath]bool{},
 		first:   true,
+		pause:   minPause,
 	}
 }
 
@@ -44,7 +49,28 @@ func (r *reading) add(path dbus.ObjectPath) {
 	r.queue = append(r.queue, path)
 }
 
-func (r *reading) idle() bool { return len(r.queue)+len(r.under) == 0 }
+func (r *reading) idle() bool { return len(r.queue)+len(r.under)+len(r.later) == 0 }
+
+// failed puts a profile off that can't be read, and tells whether it is the first of an outage.
+func (r *reading) failed(path dbus.ObjectPath) bool {
+	r.later = append(r.later, path)
+	if r.retry != nil {
+		return false
+	}
+	first := r.pause == minPause
+	r.retry = time.After(r.pause)
+	r.pause = min(2*r.pause, maxPause)
+	return first
+}
+
+// resume tries again what could not be read.
+func (r *reading) resume() {
+	later := r.later
+	r.later, r.retry = nil, nil
+	for _, path := range later {
+		r.add(path)
+	}
+}
 
 // readProfiles asks for what is in the queue, and does not wait.
 func (s *session) readProfiles() {
@@ -80,11 +106,21 @@ func (s *session) profileRead(call *dbus.Call) {
 		return
 	}
 	next, err := settingsOf(call)
-	if err != nil {
-		// It was deleted meanwhile, or NetworkManager is in trouble; a profile that was read stays as it was.
-		s.w.options.Log.Debug("can't read a profile of NetworkManager", "path", path, "error", err)
-		p.read = true
-	} else {
+	switch {
+	case gone(err):
+		return // the signal that says so is on its way
+	case err != nil:
+		// It may be a lane's, or limit a network. What was read before stays.
+		if s.reading.failed(path) {
+			s.w.options.Log.Warn("can't read a profile of NetworkManager; trying again", "path", path, "error", err)
+		}
+		return
+	default:
+		s.reading.pause = minPause
+		if next.refused != "" && next.refused != p.refused {
+			s.w.options.Log.Warn("a private profile gets no lane; to let it have one: nmcli connection modify "+next.UUID+" connection.permissions ''",
+				"name", next.Name, "uuid", next.UUID, "lane", next.refused)
+		}
 		next.flags = p.flags
 		*p = next
 	}

@@ -3,6 +3,7 @@ package nm_test
 import (
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -247,6 +248,30 @@ func TestRealExternalAndVirtual(t *testing.T) {
 	time.Sleep(300 * time.Millisecond)
 	if s := v.Snapshot(); len(s.Uplinks) != 2 {
 		t.Error(show(s))
+	}
+}
+
+// What says that a profile is gone, and no other answer does.
+func TestRealGoneProfile(t *testing.T) {
+	t.Parallel()
+	ctx, w := lab.Start(t, lab.Plain, lab.Options{})
+	must(t, w.Connect(ctx))
+	nmcli(ctx, t, w, "connection", "add", "type", "bridge", "ifname", "br9", "con-name", "br9", "autoconnect", "no")
+	list, err := w.Host.RunContext(ctx, "nmcli", "-g", "DBUS-PATH,NAME", "connection")
+	must(t, err)
+	list, _, _ = strings.Cut(list, ":br9")
+	path := list[strings.LastIndex(list, "\n")+1:]
+	conn, err := dbus.Connect(relay(t, w))
+	must(t, err)
+	defer conn.Close()
+	ask := func() error {
+		return conn.Object("org.freedesktop.NetworkManager", dbus.ObjectPath(path)).
+			CallWithContext(ctx, "org.freedesktop.NetworkManager.Settings.Connection.GetSettings", 0).Err
+	}
+	must(t, ask())
+	nmcli(ctx, t, w, "connection", "delete", "br9")
+	if err := ask(); !nm.Gone(err) {
+		t.Errorf("%#v", err)
 	}
 }
 

@@ -99,6 +99,8 @@ func (w *Watcher) follow(ctx context.Context) (connected bool, err error) {
 			s.fetched(call)
 		case call := <-s.reading.answers:
 			s.profileRead(call)
+		case <-s.reading.retry:
+			s.reading.resume()
 		case <-s.again:
 			s.start()
 		case <-s.left:

@@ -76,8 +76,8 @@ func (s *Store) List(ctx context.Context) (out []Stored, err error) {
 		var list []Stored
 		for _, c := range connections {
 			got, err := c.GetSettings()
-			if gone(err) {
-				continue // since it was listed
+			if gone(err) || errors.Is(plainError(err), ErrDenied) {
+				continue // since it was listed; or another user's
 			}
 			if err != nil {
 				return fmt.Errorf("read a profile of NetworkManager: %w", err)
@@ -146,16 +146,9 @@ func (s *Store) Add(ctx context.Context, p policy.Profile) error {
 	})
 }
 
-// SetKeys changes the user keys by which a profile describes its lane; an empty value takes a key out.
+// SetKeys changes a profile's user keys; an empty value takes a key out, and the others stay.
 func (s *Store) SetKeys(ctx context.Context, p Stored, keys map[string]string) error {
-	return s.update(ctx, p, func(c gonetworkmanager.ConnectionSettings) {
-		all := userKeys(settings(c))
-		if all == nil {
-			all = map[string]string{}
-		}
-		maps.Copy(all, keys)
-		setUser(c, all)
-	})
+	return s.update(ctx, p, func(c gonetworkmanager.ConnectionSettings) { setUser(c, keys) })
 }
 
 // SetAddress changes the only IPv4 address of a lane's profile. It takes effect when the profile is
@@ -174,17 +167,11 @@ func (s *Store) SetAddress(ctx context.Context, p Stored, address netip.Prefix) 
 
 // Limit makes a network serve only the named lanes.
 func (s *Store) Limit(ctx context.Context, p Stored, lanes []string) error {
-	return s.update(ctx, p, func(c gonetworkmanager.ConnectionSettings) {
-		keys := userKeys(settings(c))
-		if keys == nil {
-			keys = map[string]string{}
-		}
-		keys[lanesKey] = strings.Join(lanes, ",")
-		if len(lanes) == 0 {
-			keys[lanesKey] = "," // NetworkManager drops a key without a value
-		}
-		setUser(c, keys)
-	})
+	list := strings.Join(lanes, ",")
+	if len(lanes) == 0 {
+		list = "," // NetworkManager drops a key without a value
+	}
+	return s.SetKeys(ctx, p, map[string]string{lanesKey: list})
 }
 
 // Unlimit makes a network serve all lanes.

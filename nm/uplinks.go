@@ -95,7 +95,7 @@ func (t *tree) identify(u *policy.Uplink, d *device, last *policy.Uplink) {
 	if a == nil {
 		if last != nil && d.active != "" && d.active != noObject {
 			u.Connection, u.UUID, u.SSID = last.Connection, last.UUID, last.SSID // it is about to be fetched
-			u.Limited, u.Lanes = last.Limited, last.Lanes
+			u.Private, u.Limited, u.Lanes = last.Private, last.Limited, last.Lanes
 		}
 		return
 	}
@@ -179,6 +179,6 @@ func equal(a, b []policy.Uplink) bool {
 			a.UUID == b.UUID && a.SSID == b.SSID && a.Phase == b.Phase &&
 			slices.Equal(a.Addresses, b.Addresses) && slices.Equal(a.Routes, b.Routes) &&
 			slices.Equal(a.DNS, b.DNS) && slices.Equal(a.Search, b.Search) &&
-			a.Limited == b.Limited && slices.Equal(a.Lanes, b.Lanes)
+			a.Private == b.Private && a.Limited == b.Limited && slices.Equal(a.Lanes, b.Lanes)
 	})
 }

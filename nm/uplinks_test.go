@@ -29,7 +29,9 @@ const (
 func wifi(t *testing.T) *script {
 	s := &script{t: t, tree: newTree()}
 	s.tree.add(managerPath, map[string]props{ifaceManager: v("Startup", false)})
-	s.tree.add(conn, map[string]props{ifaceActive: v("Id", "home", "Uuid", "u-1", "SpecificObject", ap1)})
+	s.tree.add(home1, map[string]props{ifaceProfile: {}})
+	s.tree.profiles[home1].read, s.tree.unread = true, nil
+	s.tree.add(conn, map[string]props{ifaceActive: v("Id", "home", "Uuid", "u-1", "Connection", home1, "SpecificObject", ap1)})
 	s.tree.add(ap1, map[string]props{ifaceAccessPoint: v("Ssid", []byte("Home"))})
 	s.tree.add(ip4, map[string]props{ifaceIP4: v(
 		"AddressData", []props{v("address", "192.0.2.4", "prefix", uint32(24))}, "Gateway", "192.0.2.1",

@@ -35,8 +35,9 @@ const broadest = 8
 // Allocate gives every lane its numbers and names: the explicit ones, else those
 // it has in have, else the next that collide with nothing. Where an explicit
 // value collides with the host or another lane, or nothing free is left, the
-// reason is in clashes.
-func Allocate(lanes []Lane, have map[string]Allocation, h *Host) (allocs map[string]Allocation, clashes map[string]string) {
+// reason is in clashes. Idle lanes are not up: they take nothing from those that
+// are, but new ones keep clear of them.
+func Allocate(lanes, idle []Lane, have map[string]Allocation, h *Host) (allocs map[string]Allocation, clashes map[string]string) {
 	clashes = make(map[string]string)
 	clash := func(l *Lane, format string, args ...any) {
 		if clashes[l.Name] != "" {
@@ -44,37 +45,24 @@ func Allocate(lanes []Lane, have map[string]Allocation, h *Host) (allocs map[str
 		}
 		clashes[l.Name] += fmt.Sprintf(format, args...)
 	}
-	lanes = byName(lanes)
+	lanes, up := byName(lanes), len(lanes)
 	taken := newTaken(h, lanes)
+	lanes = append(slices.Clip(lanes), byName(idle)...)
 	got := make([]Allocation, len(lanes))
 
 	// What NetworkManager has given first, for that is so already; then explicit
 	// values, what lanes already have, and new ones: a new lane never takes what an
 	// older one holds.
-	for _, external := range []bool{true, false} {
-		for i := range lanes {
-			if l := &lanes[i]; l.External == external {
-				got[i] = taken.claim(l, h, func(format string, args ...any) { clash(l, format, args...) })
+	for _, part := range [][2]int{{0, up}, {up, len(lanes)}} {
+		for _, external := range []bool{true, false} {
+			for i := part[0]; i < part[1]; i++ {
+				if l := &lanes[i]; l.External == external {
+					got[i] = taken.claim(l, h, func(format string, args ...any) { clash(l, format, args...) })
+				}
 			}
 		}
-	}
-	for i := range lanes {
-		l, a, old := &lanes[i], &got[i], have[lanes[i].Name]
-		if !l.External && !a.Subnet.IsValid() && old.Subnet.IsValid() && taken.free(old.Subnet) {
-			a.Subnet = old.Subnet
-			taken.lanes.add(a.Subnet)
-		}
-		if a.Table == 0 && old.Table != 0 && taken.tables[old.Table] == "" {
-			a.Table = old.Table
-			taken.tables[a.Table] = "lane " + l.Name
-		}
-		if a.Bridge == "" && !l.NoBridge && taken.names[old.Bridge] == "" && automatic(old.Bridge, l.Name) {
-			a.Bridge = old.Bridge
-			taken.names[a.Bridge] = "lane " + l.Name
-		}
-		if old.Veth != "" && taken.names[old.Veth] == "" {
-			a.Veth = old.Veth
-			taken.names[a.Veth] = "lane " + l.Name
+		for i := part[0]; i < part[1]; i++ {
+			taken.keep(&lanes[i], &got[i], have[lanes[i].Name])
 		}
 	}
 	allocs = make(map[string]Allocation, len(lanes))
@@ -141,6 +129,26 @@ func (t *taken) claim(l *Lane, h *Host, clash func(format string, args ...any)) 
 	return a
 }
 
+// keep gives a lane what it had and has not claimed otherwise.
+func (t *taken) keep(l *Lane, a *Allocation, old Allocation) {
+	if !l.External && !a.Subnet.IsValid() && old.Subnet.IsValid() && t.free(old.Subnet) {
+		a.Subnet = old.Subnet
+		t.lanes.add(a.Subnet)
+	}
+	if a.Table == 0 && old.Table != 0 && t.tables[old.Table] == "" {
+		a.Table = old.Table
+		t.tables[a.Table] = "lane " + l.Name
+	}
+	if a.Bridge == "" && !l.NoBridge && t.names[old.Bridge] == "" && automatic(old.Bridge, l.Name) {
+		a.Bridge = old.Bridge
+		t.names[a.Bridge] = "lane " + l.Name
+	}
+	if old.Veth != "" && t.names[old.Veth] == "" {
+		a.Veth = old.Veth
+		t.names[a.Veth] = "lane " + l.Name
+	}
+}
+
 // byName returns lanes in the order of their names, so that no result depends on
 // the order in which they were read.
 func byName(lanes []Lane) []Lane {
@@ -172,7 +180,7 @@ func newTaken(h *Host, lanes []Lane) *taken {
 	for _, n := range []uint32{0, 253, 254, 255} { // unspecified, default, main, local
 		t.tables[n] = "the kernel"
 	}
-	given := map[string]bool{} // by NetworkManager, to lanes
+	given := map[string]bool{} // by NetworkManager, to lanes that are up
 	for i := range lanes {
 		if lanes[i].External {
 			given[lanes[i].Bridge] = true

@@ -16,7 +16,7 @@ func with(l Lane, f func(*Lane)) Lane { f(&l); return l }
 
 func TestAllocateFirst(t *testing.T) {
 	steam, work := lane("steam", "wlp6s0"), lane("work", "wlp6s0")
-	got, clashes := Allocate([]Lane{work, steam}, nil, hostOf(wifi(), wired()))
+	got, clashes := Allocate([]Lane{work, steam}, nil, nil, hostOf(wifi(), wired()))
 	want := map[string]Allocation{
 		"steam": {pfx("10.0.1.0/24"), 100, "ul-steam", "ulv-steam"},
 		"work":  {pfx("10.0.2.0/24"), 101, "ul-work", "ulv-work"},
@@ -29,8 +29,8 @@ func TestAllocateFirst(t *testing.T) {
 // What a lane has it keeps, whoever comes, until the host or a lane file takes it.
 func TestAllocateStays(t *testing.T) {
 	h := hostOf(wifi())
-	have, _ := Allocate([]Lane{lane("m", "wlp6s0"), lane("z", "wlp6s0")}, nil, h)
-	got, _ := Allocate([]Lane{lane("a", "wlp6s0"), lane("m", "wlp6s0"), lane("z", "wlp6s0")}, have, h)
+	have, _ := Allocate([]Lane{lane("m", "wlp6s0"), lane("z", "wlp6s0")}, nil, nil, h)
+	got, _ := Allocate([]Lane{lane("a", "wlp6s0"), lane("m", "wlp6s0"), lane("z", "wlp6s0")}, nil, have, h)
 	if got["m"] != have["m"] || got["z"] != have["z"] {
 		t.Errorf("%v became %v", have, got)
 	}
@@ -39,16 +39,16 @@ func TestAllocateStays(t *testing.T) {
 	}
 
 	explicit := with(lane("a", "wlp6s0"), func(l *Lane) { l.Subnet, l.Table, l.Bridge = pfx("10.0.1.0/24"), 100, "ul-m" })
-	got, clashes := Allocate([]Lane{explicit, lane("m", "wlp6s0")}, have, h)
+	got, clashes := Allocate([]Lane{explicit, lane("m", "wlp6s0")}, nil, have, h)
 	if m := got["m"]; m.Subnet != pfx("10.0.2.0/24") || m.Table != 101 || m.Bridge == "ul-m" || m.Veth != "ulv-m" || len(clashes) > 0 {
 		t.Errorf("beside explicit values m got %v, %v", m, clashes)
 	}
 
-	got, _ = Allocate([]Lane{lane("a", "wlp6s0")}, map[string]Allocation{"a": {pfx("10.0.1.0/24"), 100, "br0", "ulv-a"}}, h)
+	got, _ = Allocate([]Lane{lane("a", "wlp6s0")}, nil, map[string]Allocation{"a": {pfx("10.0.1.0/24"), 100, "br0", "ulv-a"}}, h)
 	if got["a"].Bridge != "ul-a" {
 		t.Errorf("no longer named, the bridge is %s", got["a"].Bridge)
 	}
-	got, _ = Allocate([]Lane{with(lane("a", "wlp6s0"), func(l *Lane) { l.NoBridge = true })}, map[string]Allocation{"a": {pfx("10.0.1.0/24"), 100, "ul-a", "ulv-a"}}, h)
+	got, _ = Allocate([]Lane{with(lane("a", "wlp6s0"), func(l *Lane) { l.NoBridge = true })}, nil, map[string]Allocation{"a": {pfx("10.0.1.0/24"), 100, "ul-a", "ulv-a"}}, h)
 	if got["a"].Bridge != "" {
 		t.Errorf("without a bridge, it is %s", got["a"].Bridge)
 	}
@@ -90,11 +90,11 @@ func TestAllocateAround(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			h := hostOf(wifi())
 			c.host(h)
-			got, clashes := Allocate([]Lane{lane("steam", "wlp6s0")}, had, h)
+			got, clashes := Allocate([]Lane{lane("steam", "wlp6s0")}, nil, had, h)
 			if got["steam"] != c.want || len(clashes) > 0 {
 				t.Errorf("got %v, %v", got["steam"], clashes)
 			}
-			again, _ := Allocate([]Lane{lane("steam", "wlp6s0")}, got, h)
+			again, _ := Allocate([]Lane{lane("steam", "wlp6s0")}, nil, got, h)
 			if !maps.Equal(got, again) {
 				t.Errorf("then %v", again)
 			}
@@ -131,7 +131,7 @@ func TestAllocateClash(t *testing.T) {
 		"an automatic bridge's": {[]Lane{bridge("a", "ul-b"), lane("b", "wlp6s0")}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
-			allocs, got := Allocate(c.lanes, nil, h)
+			allocs, got := Allocate(c.lanes, nil, nil, h)
 			for lane, reason := range got {
 				if c.want[lane] == "" || !strings.HasPrefix(reason, c.want[lane]) {
 					t.Errorf("%s: %s", lane, reason)
@@ -149,7 +149,7 @@ func TestAllocateExhausted(t *testing.T) {
 	for i, p := range pools {
 		h.Links[fmt.Sprintf("vpn%d", i)] = HostLink{Addrs: []netip.Prefix{p}}
 	}
-	allocs, clashes := Allocate([]Lane{lane("a", "wlp6s0"), with(lane("b", "wlp6s0"), func(l *Lane) { l.Subnet = pfx("100.64.0.0/24") })}, nil, h)
+	allocs, clashes := Allocate([]Lane{lane("a", "wlp6s0"), with(lane("b", "wlp6s0"), func(l *Lane) { l.Subnet = pfx("100.64.0.0/24") })}, nil, nil, h)
 	if clashes["a"] != "no private /24 is free on this host: set subnet" || clashes["b"] != "" || allocs["a"].Subnet.IsValid() {
 		t.Errorf("%v, %v", allocs, clashes)
 	}
@@ -180,7 +180,7 @@ func TestTablesSkipReserved(t *testing.T) {
 	for i := range 160 {
 		lanes = append(lanes, laneN(i))
 	}
-	allocs, _ := Allocate(lanes, nil, hostOf())
+	allocs, _ := Allocate(lanes, nil, nil, hostOf())
 	for name, a := range allocs {
 		if CheckTable(a.Table) != nil {
 			t.Errorf("%s got table %d", name, a.Table)
@@ -207,7 +207,7 @@ func TestShortNames(t *testing.T) {
 	lanes := []Lane{lane(long, "wlp6s0"), lane(long+"r", "wlp6s0"), twin, vethTwin, veth, lane("steam", "wlp6s0")}
 	var have map[string]Allocation
 	for range 2 { // the second time everything stays
-		got, clashes := Allocate(lanes, have, hostOf())
+		got, clashes := Allocate(lanes, nil, have, hostOf())
 		seen := map[string]string{}
 		for lane, a := range got {
 			for _, name := range []string{a.Bridge, a.Veth} {
@@ -234,15 +234,28 @@ func TestAllocateProperties(t *testing.T) {
 		w := newWalker(t)
 		w.drawHost()
 		w.drawLanes()
-		have, _ := Allocate(w.lanes, nil, w.host)
+		have, _ := Allocate(w.lanes, nil, nil, w.host)
 		w.drawHost()
 		w.drawLanes()
-		got, clashes := Allocate(w.lanes, have, w.host)
-		if again, c := Allocate(w.lanes, got, w.host); !maps.Equal(again, got) || !maps.Equal(c, clashes) {
+		got, clashes := Allocate(w.lanes, nil, have, w.host)
+		if again, c := Allocate(w.lanes, nil, got, w.host); !maps.Equal(again, got) || !maps.Equal(c, clashes) {
 			t.Fatalf("%v became %v", got, again)
 		}
-		if other, _ := Allocate(rapid.Permutation(w.lanes).Draw(t, "another order"), have, w.host); !maps.Equal(other, got) {
+		if other, _ := Allocate(rapid.Permutation(w.lanes).Draw(t, "another order"), nil, have, w.host); !maps.Equal(other, got) {
 			t.Fatalf("%v or %v", got, other)
+		}
+		// Lanes that are not up change nothing for those that are.
+		var idle []Lane
+		for _, name := range []string{"aaa", "mmm", "zzz"} {
+			if chance(t, "idle "+name, 50) {
+				idle = append(idle, w.drawLane(name))
+			}
+		}
+		beside, c := Allocate(w.lanes, idle, got, w.host)
+		for _, l := range w.lanes {
+			if beside[l.Name] != got[l.Name] || c[l.Name] != clashes[l.Name] {
+				t.Fatalf("%v became %v (%s), beside %v", got[l.Name], beside[l.Name], c[l.Name], idle)
+			}
 		}
 		for a, x := range got {
 			if clashes[a] == "" && newTaken(w.host, w.lanes).subnet(x.Subnet) != "" {

@@ -170,10 +170,13 @@ func (b *builder) pick(l Lane) (*Uplink, string) {
 	var reasons []string
 	for _, sel := range l.Uplink {
 		var found *Uplink
-		matched := false
+		matched, private := false, ""
 		for i := range b.in.Uplinks {
 			u := &b.in.Uplinks[i]
 			if !sel.Matches(u) {
+				if sel.Kind == ByConnection && u.Private && u.Connection == sel.Value {
+					private = u.Interface
+				}
 				continue
 			}
 			matched = true
@@ -188,7 +191,11 @@ func (b *builder) pick(l Lane) (*Uplink, string) {
 		if found != nil {
 			return found, ""
 		}
-		if !matched {
+		switch {
+		case matched:
+		case private != "":
+			reasons = append(reasons, fmt.Sprintf("%v matches only a private profile on %s: select it by uuid:, or nmcli connection modify it with connection.permissions ''", sel, private))
+		default:
 			reasons = append(reasons, "nothing matches "+sel.String())
 		}
 	}

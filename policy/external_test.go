@@ -137,15 +137,37 @@ func TestExternalFirst(t *testing.T) {
 	h := hostOf(wifi())
 	bridged(h, "10.0.1.1/24")
 	have := map[string]Allocation{"games": {pfx("10.0.1.0/24"), 100, "ul-games", "ulv-games"}}
-	got, clashes := Allocate([]Lane{alpha, games, profiled("10.0.1.1/24")}, have, h)
+	got, clashes := Allocate([]Lane{alpha, games, profiled("10.0.1.1/24")}, nil, have, h)
 	if got["steam"].Subnet != pfx("10.0.1.0/24") || clashes["steam"] != "" || got["games"].Subnet != pfx("10.0.2.0/24") ||
 		!strings.Contains(clashes["alpha"], "overlaps with 10.0.1.0/24 of another lane") {
 		t.Errorf("%v %v", got, clashes)
 	}
+	// A profile that is down takes nothing from a lane that is up, and hides nothing of the host; what is new keeps clear of it.
+	down := func(bridge, address string) Lane {
+		return with(profiled(address), func(l *Lane) { l.Name, l.Bridge = "aaa", bridge })
+	}
+	had := map[string]Allocation{"games": {pfx("10.0.7.0/24"), 105, "ul-games", "ulv-games"}}
+	for _, idle := range []Lane{down("ul-games", "10.0.7.1/24"), down("wlp6s0", ""), down("br7", "10.0.1.1/24"), down("br7", "10.0.2.1/24")} {
+		hotel := with(lane("hotel", "wlp6s0"), func(l *Lane) { l.Subnet = pfx("192.168.50.0/25") })
+		got, clashes = Allocate([]Lane{alpha, games, hotel, lane("new", "wlp6s0")}, []Lane{idle}, had, hostOf(wifi()))
+		fresh := pfx("10.0.2.0/24")
+		if idle.Subnet == fresh {
+			fresh = pfx("10.0.3.0/24")
+		}
+		if got["games"] != had["games"] || got["alpha"].Subnet != alpha.Subnet || got["new"].Subnet != fresh || clashes["alpha"] != "" ||
+			clashes["games"] != "" || !strings.Contains(clashes["hotel"], "which the host uses") {
+			t.Errorf("%v: %v %v", idle, got, clashes)
+		}
+	}
+	// One that is up, on a bridge that a profile which is down names, too.
+	_, clashes = Allocate([]Lane{profiled("10.0.1.1/24")}, []Lane{with(profiled("10.0.7.1/24"), func(l *Lane) { l.Name = "aaa" })}, nil, h)
+	if clashes["steam"] != "" {
+		t.Error(clashes)
+	}
 	// Two lanes of one bridge: the later is in the wrong.
 	other := profiled("")
 	other.Name = "work"
-	_, clashes = Allocate([]Lane{profiled(""), other}, nil, h)
+	_, clashes = Allocate([]Lane{profiled(""), other}, nil, nil, h)
 	if clashes["steam"] != "" || !strings.Contains(clashes["work"], "bridge ul-steam is in use by lane steam") {
 		t.Error(clashes)
 	}
@@ -211,6 +233,33 @@ func TestTakeOver(t *testing.T) {
 		if strings.Contains(op.String(), "link del dev ul-steam") || strings.Contains(op.String(), "addr del 10.0.1.1/24 dev ul-steam") {
 			t.Errorf("%s", op)
 		}
+	}
+}
+
+// A user's private profile attracts no lane by its name, and what it says is told to nobody.
+func TestPrivate(t *testing.T) {
+	for name, c := range map[string]struct {
+		uplink  []string
+		limited bool
+		want    string
+	}{
+		"by its name":            {[]string{"connection:homewifi"}, false, "no uplink: connection:homewifi matches only a private profile on wlp6s0: select it by uuid:, or nmcli connection modify it with connection.permissions ''"},
+		"by its name, then wire": {[]string{"connection:homewifi", "enp7s0"}, false, "enp7s0"},
+		"by its card":            {[]string{"wlp6s0"}, false, "wlp6s0"},
+		"limited":                {[]string{"wlp6s0"}, true, "no uplink: a private profile on wlp6s0 does not serve it"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(lane("steam", c.uplink...))
+			w.uplinks[0].Private, w.uplinks[0].Limited, w.uplinks[0].Lanes = true, c.limited, []string{"secret"}
+			st := w.status(t)
+			got := st.Reason
+			if st.Uplink != nil {
+				got = st.Uplink.Interface
+			}
+			if got != c.want {
+				t.Error(got)
+			}
+		})
 	}
 }
 

@@ -82,7 +82,15 @@ func newWorld(lanes ...Lane) *world {
 
 // build allocates and builds, and remembers what a daemon would.
 func (w *world) build() (State, []LaneStatus) {
-	allocs, clashes := Allocate(w.lanes, w.allocs, w.host)
+	var up, idle []Lane
+	for _, l := range w.lanes {
+		if w.held[l.Name] == "" {
+			up = append(up, l)
+		} else {
+			idle = append(idle, l)
+		}
+	}
+	allocs, clashes := Allocate(up, idle, w.allocs, w.host)
 	w.allocs = allocs
 	s, statuses := Build(Input{Lanes: w.lanes, Uplinks: w.uplinks, Host: w.host, Allocs: allocs, Clashes: clashes, Current: w.current, Saved: w.saved, Held: w.held})
 	w.current = make(map[string]string)

@@ -103,8 +103,9 @@ func CheckTable(n uint32) error {
 	return nil
 }
 
-// CheckSubnet returns an error unless p can be a lane's subnet: private or
-// shared IPv4 space, masked, with room for the two ends of the lane.
+// CheckSubnet returns an error unless p can be a lane's subnet: IPv4 unicast
+// space, masked, with room for the two ends of the lane. It need not be private:
+// a lane may stand for a network that the administrator has.
 func CheckSubnet(p netip.Prefix) error {
 	switch {
 	case !p.IsValid() || !p.Addr().Is4():

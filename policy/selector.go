@@ -67,13 +67,13 @@ func (s Selector) String() string {
 	return string(s.Kind) + ":" + s.Value
 }
 
-// Matches tells whether u is what s names.
+// Matches tells whether u is what s names. A private profile's name says nothing: any user can give it one.
 func (s Selector) Matches(u *Uplink) bool {
 	switch s.Kind {
 	case ByInterface:
 		return u.Interface == s.Value
 	case ByConnection:
-		return u.Connection == s.Value
+		return u.Connection == s.Value && !u.Private
 	case ByUUID:
 		return strings.EqualFold(u.UUID, s.Value)
 	case BySSID:

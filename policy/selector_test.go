@@ -59,6 +59,13 @@ func TestSelectorMatches(t *testing.T) {
 			t.Errorf("%q matches: %v, %v", s, !want, err)
 		}
 	}
+	u.Private = true // and so its name was anybody's choice
+	for s, want := range map[string]bool{"wlp6s0": true, "connection:homewifi": false, "uuid:" + u.UUID: true, "ssid:Home": true, "type:wifi": true} {
+		sel, err := ParseSelector(s)
+		if err != nil || sel.Matches(&u) != want {
+			t.Errorf("%q matches a private profile: %v, %v", s, !want, err)
+		}
+	}
 	if (Selector{"colour", "blue"}).Matches(&u) {
 		t.Error("an unknown kind matches")
 	}

@@ -24,6 +24,8 @@ type Uplink struct {
 	DNS       []netip.Addr   // in order of preference
 	Search    []string       // DNS search domains
 
+	// Private: the active profile is some users' own (connection.permissions). Any user may make such a one, by any name.
+	Private bool
 	// Limited: the active profile names the lanes that this network serves, and it serves no other.
 	Limited bool
 	Lanes   []string // names, as the profile has them
@@ -32,8 +34,11 @@ type Uplink struct {
 // serves tells whether a lane may leave by u.
 func (u *Uplink) serves(lane string) bool { return !u.Limited || slices.Contains(u.Lanes, lane) }
 
-// unserving says that and why u serves another lane.
+// unserving says that and why u serves another lane. What a private profile says is nobody else's business.
 func (u *Uplink) unserving() string {
+	if u.Private {
+		return fmt.Sprintf("a private profile on %s does not serve it", u.Interface)
+	}
 	if len(u.Lanes) == 0 {
 		return fmt.Sprintf("%s on %s serves no lane", u.Connection, u.Interface)
 	}

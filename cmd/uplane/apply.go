@@ -86,8 +86,9 @@ func apply(ctx context.Context, paths engine.Paths, level slog.Level) ([]reconci
 	}
 	defer eng.Close()
 	// Asked only now: who had the lock before has taken its time.
+	// Half of what NetworkManager knows may be a lane too few, or a network too many.
 	if seen, err = nm.Once(ctx, ""); err != nil {
-		log.Warn("NetworkManager can't be asked", "error", err)
+		return nil, fmt.Errorf("%w; all lanes stay as they are", err)
 	}
 	lanes, err := eng.Once(ctx)
 	if err != nil {

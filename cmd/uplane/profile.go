@@ -310,12 +310,16 @@ func awaitLane(ctx context.Context, name string, ok func(l bus.Lane, exists bool
 	}))
 }
 
+// settling is how long a lane may be degraded because NetworkManager is not done with its bridge.
+const settling = 3 * time.Second
+
 // reportLane waits until a lane is up and says so, or why it is not.
 func reportLane(ctx context.Context, name string) error {
 	var last bus.Lane
+	settled := time.Now().Add(settling)
 	err := awaitLane(ctx, name, func(l bus.Lane, exists bool) bool {
 		last = l
-		return exists && (l.State == "up" || l.State == "degraded" || l.State == "error")
+		return exists && (l.State == "up" || l.State == "degraded" && time.Now().After(settled) || l.State == "error")
 	})
 	switch {
 	case err != nil:

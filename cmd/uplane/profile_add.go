@@ -165,7 +165,7 @@ func (d *desk) allocate(ctx context.Context, lane policy.Lane) (policy.Allocatio
 	if err != nil {
 		return policy.Allocation{}, err
 	}
-	lanes := []policy.Lane{lane}
+	lanes, idle := []policy.Lane{lane}, []policy.Lane{}
 	have := map[string]policy.Allocation{}
 	for _, l := range present {
 		subnet, err := netip.ParsePrefix(l.Subnet)
@@ -179,10 +179,10 @@ func (d *desk) allocate(ctx context.Context, lane policy.Lane) (policy.Allocatio
 	}
 	for _, p := range d.all {
 		if p.Type == "bridge" && p.Address.IsValid() && !p.Active && p.Address.Bits() > 8 {
-			lanes = append(lanes, policy.Lane{Name: "profile " + p.UUID, Subnet: p.Address.Masked(), NoBridge: true})
+			idle = append(idle, policy.Lane{Name: "profile " + p.UUID, Subnet: p.Address.Masked(), NoBridge: true})
 		}
 	}
-	allocs, clashes := policy.Allocate(lanes, have, host)
+	allocs, clashes := policy.Allocate(lanes, idle, have, host)
 	if why := clashes[lane.Name]; why != "" {
 		return policy.Allocation{}, errors.New(why)
 	}

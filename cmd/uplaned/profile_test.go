@@ -391,6 +391,17 @@ func TestProfileCommands(t *testing.T) {
 	}
 }
 
+// TestProfileAddWaits has NetworkManager take its time with the bridge's address: it looks for others that have it.
+func TestProfileAddWaits(t *testing.T) {
+	s := newProfileSite(t)
+	s.run("profile", "add", "steam")
+	s.sh("nmcli connection modify steam ipv4.dad-timeout 1000; nmcli connection down steam")
+	s.wait("steam", isState("down"))
+	if got := s.run("profile", "add", "steam"); !strings.HasPrefix(got, "lane steam is up by wlp6s0") {
+		t.Error(got)
+	}
+}
+
 // TestProfileLimit switches the Wi-Fi card between the network at home and the phone's.
 func TestProfileLimit(t *testing.T) {
 	s := newProfileSite(t)

@@ -67,6 +67,15 @@ func TestFromProfile(t *testing.T) {
 	}
 }
 
+// What stands for a value that is too long is no key's, so the lane is refused and not widened.
+func TestFromProfileTooLong(t *testing.T) {
+	for _, key := range profileKeys {
+		if lane, err := profiles(t, `uplink = "wlp6s0"`).FromProfile("steam", map[string]string{key: "(longer than 4096 bytes)"}); err == nil {
+			t.Errorf("%s: %+v", key, lane)
+		}
+	}
+}
+
 func TestProfileKeys(t *testing.T) {
 	for _, ssid := range []string{"a,b", " a", "a "} {
 		lane := policy.Lane{Name: "steam", Uplink: []policy.Selector{{Kind: policy.BySSID, Value: ssid}}}

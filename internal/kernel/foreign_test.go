@@ -113,7 +113,7 @@ func externalState(t *testing.T, k *Kernel) policy.State {
 		t.Fatal(err)
 	}
 	lanes := []policy.Lane{{Name: "steam", Uplink: []policy.Selector{{Kind: policy.ByInterface, Value: "wlp6s0"}}, Bridge: "ul-steam", External: true}}
-	allocs, clashes := policy.Allocate(lanes, nil, host)
+	allocs, clashes := policy.Allocate(lanes, nil, nil, host)
 	want, statuses := policy.Build(policy.Input{Lanes: lanes, Host: host, Allocs: allocs, Clashes: clashes})
 	if s := statuses[0]; s.State != policy.Waiting || s.Alloc.Subnet.String() != "10.0.7.0/24" {
 		t.Fatalf("lane is %s (%s) with %v", s.State, s.Reason, s.Alloc)

@@ -27,7 +27,7 @@ func testState(t *testing.T, k *Kernel) policy.State {
 		{Name: "steam", Uplink: []policy.Selector{{Kind: policy.ByInterface, Value: "wlp6s0"}}, Mark: 100, Bridge: "br0",
 			Allow: []netip.Prefix{netip.MustParsePrefix("192.168.10.0/24")}},
 	}
-	allocs, clashes := policy.Allocate(lanes, nil, host)
+	allocs, clashes := policy.Allocate(lanes, nil, nil, host)
 	want, statuses := policy.Build(policy.Input{
 		Lanes: lanes, Host: host, Allocs: allocs, Clashes: clashes,
 		Uplinks: []policy.Uplink{{

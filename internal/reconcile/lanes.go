@@ -207,14 +207,21 @@ func (l *Loop) wanted() []policy.Lane {
 	return out
 }
 
-// numbered returns lanes and those that are down but have numbers: theirs stay theirs.
-func (l *Loop) numbered(lanes []policy.Lane) []policy.Lane {
-	out := slices.Clone(lanes)
+// idle parts lanes from those that are held, and finds beside these the ones that are down and have numbers, or whose
+// profile says some: theirs stay theirs, as far as no lane that is up has them.
+func (l *Loop) idle(lanes []policy.Lane) (up, idle []policy.Lane) {
+	for _, lane := range lanes {
+		if l.lanes.held[lane.Name] == "" {
+			up = append(up, lane)
+		} else {
+			idle = append(idle, lane)
+		}
+	}
 	for name, lane := range l.lanes.known {
 		_, has := l.memory.state.Lanes[name]
 		if (has || lane.External) && !slices.ContainsFunc(lanes, func(w policy.Lane) bool { return w.Name == name }) {
-			out = append(out, lane)
+			idle = append(idle, lane)
 		}
 	}
-	return out
+	return up, idle
 }

@@ -146,12 +146,23 @@ func (m *memory) released(bridge string, v *view) (changed bool) {
 
 // after notes how lanes are now. With clean set nothing was left to do, so what
 // was kept for undoing can go where nothing is left to undo.
-func (m *memory) after(v *view, lanes *lanes, tables []string, k Kernel, clean bool) error {
-	return errors.Join(m.afterState(v), m.afterRun(v, lanes, tables, k, clean))
+// Lanes that have neither a file nor a profile are forgotten then, if NetworkManager runs and so its profiles are known.
+func (m *memory) after(v *view, lanes *lanes, tables []string, k Kernel, clean, running bool) error {
+	gone := func(name string) bool {
+		_, known := lanes.known[name]
+		return clean && running && !known && lanes.broken[name] == nil
+	}
+	return errors.Join(m.afterState(v, gone), m.afterRun(v, lanes, tables, k, clean, gone))
 }
 
-func (m *memory) afterState(v *view) error {
+func (m *memory) afterState(v *view, gone func(lane string) bool) error {
 	changed := false
+	for name := range m.state.Lanes {
+		if gone(name) {
+			delete(m.state.Lanes, name)
+			changed = true
+		}
+	}
 	for _, st := range v.lanes {
 		old := m.state.Lanes[st.Lane.Name]
 		if old.Allocation == st.Alloc && old.Definition != nil && reflect.DeepEqual(*old.Definition, st.Lane) {
@@ -167,19 +178,26 @@ func (m *memory) afterState(v *view) error {
 	return m.states.Set(m.state)
 }
 
-func (m *memory) afterRun(v *view, lanes *lanes, tables []string, k Kernel, clean bool) error {
+func (m *memory) afterRun(v *view, lanes *lanes, tables []string, k Kernel, clean bool, gone func(lane string) bool) error {
 	changed := !slices.Equal(m.run.Tables, tables)
 	m.run.Tables = tables
 	for name := range lanes.known {
 		l := m.run.Lanes[name]
-		if profile := lanes.known[name].External && lanes.wanted[name]; profile != l.Profile {
-			l.Profile = profile
+		was := l
+		l.Profile = lanes.known[name].External && lanes.wanted[name]
+		if l.Profile && lanes.held[name] == "" && l.Want == state.WantDown {
+			l.Want = "" // it is up, which is the last word: a file that it goes on from was not meant by the one before
+		}
+		if l != was {
 			m.run.Lanes[name] = l
 			changed = true
 		}
 	}
 	for name, l := range m.run.Lanes {
-		if _, known := lanes.known[name]; l.Profile && !known {
+		if gone(name) {
+			delete(m.run.Lanes, name)
+			changed = true
+		} else if _, known := lanes.known[name]; l.Profile && !known {
 			l.Profile = false
 			m.run.Lanes[name] = l
 			changed = true

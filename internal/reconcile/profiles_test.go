@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"uplane/internal/state"
 	"uplane/policy"
 )
 
@@ -93,11 +94,6 @@ func TestProfileUpAndDown(t *testing.T) {
 	d.profiles()
 	if _, known := d.statuses["steam"]; known {
 		t.Error("the lane is still there")
-	}
-	d.settle()
-	// The numbers are remembered, and what it left by last.
-	if err := d.memory.forget("steam"); err != nil {
-		t.Fatal(err)
 	}
 	if after := d.trace(); after != before {
 		t.Errorf("left behind:\n%s\nnot\n%s", after, before)
@@ -222,6 +218,44 @@ func TestProfileBroken(t *testing.T) {
 			t.Error("the file does not count")
 		}
 	})
+	t.Run("active, beside a good file", func(t *testing.T) {
+		d := newDaemon(t, newMachine(), "steam")
+		d.settle()
+		applied := d.machine.applied
+		active := bad
+		active.Active, active.Interface = true, "br7"
+		d.uplinks.Profiles = []policy.Profile{active}
+		d.settle()
+		d.requireState("steam", policy.Degraded, "profile my steam: org.uplane.uplink")
+		if d.machine.applied != applied {
+			t.Error("the file does not count")
+		}
+	})
+	t.Run("beside a file that became bad, too", func(t *testing.T) {
+		d := newDaemon(t, newMachine(), "steam")
+		d.settle()
+		applied := d.machine.applied
+		d.file("steam", "uplink = 5\n")
+		d.readConfig()
+		active := bad
+		active.Active, active.Interface = true, "br7"
+		d.uplinks.Profiles = []policy.Profile{active}
+		d.settle()
+		d.requireState("steam", policy.Degraded, "the lane stays as it was; profile my steam: org.uplane.uplink")
+		if d.machine.applied != applied {
+			t.Error("it did not stay")
+		}
+	})
+	t.Run("beside a good one", func(t *testing.T) {
+		d := newDaemon(t, newMachine())
+		active := bad
+		active.Active, active.UUID, active.Interface = true, "a", "br7"
+		d.profiles(active, steamProfile(true))
+		d.requireState("steam", policy.Degraded, "profile my steam: org.uplane.uplink")
+		if d.count("master ul-steam") != 1 {
+			t.Errorf("\n%s", d.trace())
+		}
+	})
 	t.Run("no lane's name, no interface's name", func(t *testing.T) {
 		d := newDaemon(t, newMachine())
 		p, q := steamProfile(true), steamProfile(true)
@@ -232,6 +266,102 @@ func TestProfileBroken(t *testing.T) {
 			t.Errorf("%v %v", d.statuses, d.complained)
 		}
 	})
+}
+
+// A profile that is down takes nothing from lanes that are up.
+func TestProfileIdle(t *testing.T) {
+	d := newDaemon(t, newMachine(), "auto")
+	d.file("fixed", "uplink = \"wlp6s0\"\nsubnet = \"10.0.7.0/24\"\n")
+	d.readConfig()
+	d.settle()
+	applied := d.machine.applied
+	for _, address := range []string{"10.0.7.1/24", "10.0.1.1/24"} {
+		idle := steamProfile(false)
+		idle.Lane, idle.Address = "aaa", prefix(address)
+		d.profiles(idle)
+		d.requireState("fixed", policy.Up, "")
+		d.requireState("auto", policy.Up, "")
+	}
+	if n := d.machine.applied - applied; n != 0 {
+		t.Errorf("%d writes", n)
+	}
+	// Not even by the name of an active one's bridge, or of a lane that it holds.
+	rival := steamProfile(false)
+	rival.Lane, rival.UUID, rival.Address = "aaa", "u-r", prefix("10.0.8.1/24")
+	d.profiles(rival, steamProfile(true))
+	d.requireState("steam", policy.Up, "")
+	d.profiles()
+	held := steamProfile(false)
+	held.Lane, held.Interface = "auto", "br-auto"
+	d.profiles(held)
+	d.requireState("auto", policy.Waiting, "its profile my steam is down")
+	d.requireState("fixed", policy.Up, "")
+}
+
+// What was said of a file's lane before it got a profile is no word on the file it gets afterwards.
+func TestProfileForgetsDown(t *testing.T) {
+	d := newDaemon(t, newMachine(), "steam")
+	d.settle()
+	if _, err := d.call(func() error { _, err := d.Down(t.Context(), "steam"); return err }); err != nil {
+		t.Fatal(err)
+	}
+	d.profiles(steamProfile(true))
+	d.requireState("steam", policy.Degraded, "defines it too")
+	d.machine.fail = func(op policy.Op) error {
+		if op.Verb == policy.Remove && op.Object == policy.Object(policy.Netns{Name: "steam", Up: true}) {
+			t.Error("the namespace goes")
+		}
+		return nil
+	}
+	left := steamProfile(false)
+	left.Leaving = true
+	d.profiles(left)
+	d.profiles()
+	d.requireState("steam", policy.Up, "")
+	// What was said since goes on.
+	d.machine.fail = nil
+	if _, err := d.call(func() error { _, err := d.Down(t.Context(), "steam"); return err }); err != nil {
+		t.Fatal(err)
+	}
+	d.profiles(steamProfile(false))
+	d.requireState("steam", policy.Down, "its profile my steam is down")
+	d.profiles()
+	d.requireState("steam", policy.Down, "")
+}
+
+// Of a lane that has neither a file nor a profile nothing is kept, once NetworkManager says so.
+func TestProfileForgotten(t *testing.T) {
+	d := newDaemon(t, newMachine(), "work")
+	d.settle()
+	before := d.trace()
+	bad := steamProfile(true)
+	bad.Lane = "../x"
+	for i := range 3 {
+		bad.UUID = string(rune('a' + i))
+		d.profiles(steamProfile(true), bad)
+	}
+	if len(d.complained) != 1 {
+		t.Errorf("%v", d.complained)
+	}
+	d.uplinks.Running = false
+	d.uplinks.Profiles = nil
+	delete(d.machine.links, "ul-steam")
+	d.settle()
+	if _, kept := d.States.Get().Lanes["steam"]; !kept {
+		t.Error("its numbers are gone with NetworkManager")
+	}
+	d.uplinks.Running = true
+	d.profiles()
+	if after := d.trace(); after != before || len(d.complained) != 0 {
+		t.Errorf("left behind: %v\n%s\nnot\n%s", d.complained, after, before)
+	}
+	d.file("broken", "uplink = 5\n") // it may have had numbers
+	d.readConfig()
+	d.memory.state.Lanes["broken"] = state.Lane{Allocation: policy.Allocation{Table: 7}}
+	d.settle()
+	if _, kept := d.memory.state.Lanes["broken"]; !kept {
+		t.Error("a broken file's lane lost its numbers")
+	}
 }
 
 func TestQuote(t *testing.T) {

@@ -166,17 +166,19 @@ var ErrUnsettled = errors.New("the lanes did not settle")
 func (l *Loop) Once(ctx context.Context) ([]Status, error) {
 	l.readConfig()
 	for range maxPasses {
+		if ctx.Err() != nil {
+			return l.list(), errors.Join(ErrUnsettled, ctx.Err())
+		}
 		again := l.pass()
 		if l.clean {
 			return l.list(), nil
 		}
 		select {
 		case <-ctx.Done():
-			return l.list(), errors.Join(ErrUnsettled, ctx.Err())
 		case <-time.After(again):
 		}
 	}
-	return l.list(), ErrUnsettled
+	return l.list(), errors.Join(ErrUnsettled, ctx.Err())
 }
 
 // do runs f on the loop's goroutine and waits for it. A panic is f's error: no
@@ -247,7 +249,8 @@ func (l *Loop) look(extra ...policy.Lane) (*view, error) {
 	lanes := append(l.wanted(), extra...)
 	v.released = policy.TakeOver(have, host, lanes, l.lanes.held)
 	var clashes map[string]string
-	v.allocs, clashes = policy.Allocate(l.numbered(lanes), l.memory.allocations(), host)
+	up, idle := l.idle(lanes)
+	v.allocs, clashes = policy.Allocate(up, idle, l.memory.allocations(), host)
 	v.uplinks = l.uplinks(v)
 	v.want, v.lanes = policy.Build(policy.Input{
 		Lanes: lanes, Uplinks: v.uplinks, Host: host, Allocs: v.allocs, Clashes: clashes,
@@ -323,11 +326,12 @@ func (l *Loop) pass() (again time.Duration) {
 			l.Log.Warn("remove empty tables", "error", err)
 		}
 	}
-	if err := l.memory.after(v, &l.lanes, l.Firewall.Created(), l.Kernel, l.clean); err != nil {
+	from := l.Uplinks()
+	if err := l.memory.after(v, &l.lanes, l.Firewall.Created(), l.Kernel, l.clean, from.Known && from.Running); err != nil {
 		l.Log.Error("save state", "error", err)
 	}
 	l.publish(v, failed, undone)
-	l.wake(v, failed)
+	l.wake(v, failed, undone)
 	if v.fresh && (wait == 0 || wait > l.Grace) {
 		wait = l.Grace // NetworkManager may have said nothing, or something else
 	}

@@ -187,6 +187,45 @@ func TestFight(t *testing.T) {
 	})
 }
 
+// Who waits for an uplink waits also for what is held back in a fight.
+func TestSettleInFight(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine()
+		d := newDaemon(t, m, "one")
+		d.settle()
+		for range freeHeals + 1 {
+			delete(m.have, policy.Rule{Priority: policy.LanePriority, From: prefix("10.0.1.0/24"), Table: 100})
+			d.pass()
+		}
+		d.requireState("one", policy.Degraded, "another program keeps undoing")
+		settled := make(chan error, 1)
+		go func() { settled <- d.Settle(t.Context(), "wlp6s0", "") }()
+		(<-d.calls)()
+		d.pass()
+		synctest.Wait()
+		select {
+		case err := <-settled:
+			t.Fatalf("settled without its rule: %v", err)
+		default:
+		}
+		time.Sleep(time.Second + time.Millisecond)
+		d.pass()
+		if err := <-settled; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// A run whose time is up begins nothing.
+func TestOnceLate(t *testing.T) {
+	d := newDaemon(t, newMachine(), "one")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if lanes, err := d.Once(ctx); !errors.Is(err, context.Canceled) || len(lanes) != 0 || d.machine.applied != 0 {
+		t.Errorf("%v, %v after %d writes", lanes, err, d.machine.applied)
+	}
+}
+
 // A daemon that starts takes up what the one before it built, also when
 // NetworkManager has not spoken yet, and when nothing is remembered.
 func TestAdoption(t *testing.T) {

@@ -42,13 +42,27 @@ func (l *Loop) awaited(iface string) bool {
 	return slices.ContainsFunc(l.waiters, func(w *waiter) bool { return w.iface == iface && w.ctx.Err() == nil })
 }
 
-// wake lets go of those who waited for what this pass has done.
-func (l *Loop) wake(v *view, failed map[string]string) {
+// wake lets go of those who waited for what this pass has done. What it was to do and did not, because it failed or is held
+// back in a fight, is in failed and undone.
+func (l *Loop) wake(v *view, failed map[string]string, undone map[policy.Object]int) {
+	if len(l.waiters) == 0 {
+		return
+	}
+	behind := map[string]bool{} // lanes; "" is all of them
+	for name := range failed {
+		behind[name] = true
+	}
+	if len(undone) > 0 {
+		owner := owners(v.lanes)
+		for o := range undone {
+			behind[owner[o]] = true
+		}
+	}
 	l.waiters = slices.DeleteFunc(l.waiters, func(w *waiter) bool {
 		if w.ctx.Err() != nil {
 			return true
 		}
-		if !w.settled(v, failed) {
+		if !w.settled(v, behind) {
 			return false
 		}
 		close(w.done)
@@ -56,12 +70,12 @@ func (l *Loop) wake(v *view, failed map[string]string) {
 	})
 }
 
-func (w *waiter) settled(v *view, failed map[string]string) bool {
-	if failed[""] != "" {
+func (w *waiter) settled(v *view, behind map[string]bool) bool {
+	if behind[""] {
 		return false
 	}
 	for _, st := range v.lanes {
-		if st.Uplink != nil && st.Uplink.Interface == w.iface && failed[st.Lane.Name] != "" {
+		if st.Uplink != nil && st.Uplink.Interface == w.iface && behind[st.Lane.Name] {
 			return false
 		}
 	}

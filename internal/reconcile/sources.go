@@ -2,6 +2,7 @@ package reconcile
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -80,7 +81,10 @@ func (l *Loop) addRemembered(s *lanes) {
 }
 
 func (l *Loop) addProfiles(s *lanes, profiles []policy.Profile, files map[string]string) {
-	first := map[string]string{} // profile, by lane
+	first := map[string]string{}    // profile, by lane
+	broken := map[string][]string{} // what is wrong with profiles that don't count, by lane
+	said := l.complained
+	l.complained = map[string]bool{} // of the profiles that there are
 	for _, p := range slices.SortedStableFunc(slices.Values(profiles), precedence) {
 		name := p.Lane
 		if owner, taken := first[name]; taken {
@@ -89,31 +93,25 @@ func (l *Loop) addProfiles(s *lanes, profiles []policy.Profile, files map[string
 			}
 			continue
 		}
-		first[name] = p.Name
 		lane, err := l.profileLane(p)
 		_, fileBroken := s.broken[name]
 		file, hasFile := files[name]
 		if err != nil {
 			if policy.CheckLaneName(name) != nil {
-				l.complain(p, err)
+				l.complain(p, err, said)
 				continue // no lane can have that name
 			}
 			err = fmt.Errorf("profile %s: %w", p.Name, err)
-			if hasFile && !p.Active {
-				s.notes[name] = append(s.notes[name], err.Error())
-				continue
-			}
-			s.broken[name] = err
 			saved := l.memory.state.Lanes[name].Definition
-			if saved == nil || !saved.External || saved.Bridge != p.Interface {
-				delete(s.known, name)
-				delete(s.wanted, name)
-				continue
+			if saved == nil || !saved.External || saved.Bridge != p.Interface || hasFile && !p.Active {
+				broken[name] = append(broken[name], err.Error())
+				continue // a file goes on, or another profile
 			}
-			lane = *saved
+			lane, s.broken[name] = *saved, err
 		} else {
 			delete(s.broken, name)
 		}
+		first[name] = p.Name
 		wasWanted := s.wanted[name]
 		s.known[name], s.wanted[name] = lane, p.Active
 		if !p.Leaving {
@@ -130,6 +128,13 @@ func (l *Loop) addProfiles(s *lanes, profiles []policy.Profile, files map[string
 		}
 		if (hasFile || fileBroken) && !p.Leaving {
 			s.notes[name] = append(s.notes[name], fmt.Sprintf("%s defines it too, and does not count beside profile %s: delete one of them", cmp.Or(file, "a lane file"), p.Name))
+		}
+	}
+	for name, problems := range broken {
+		if _, known := s.known[name]; known {
+			s.notes[name] = append(s.notes[name], problems...)
+		} else if s.broken[name] == nil {
+			s.broken[name] = errors.New(strings.Join(problems, "; "))
 		}
 	}
 }
@@ -174,11 +179,11 @@ func (l *Loop) profileLane(p policy.Profile) (policy.Lane, error) {
 	return lane, nil
 }
 
-// complain logs what is wrong with a profile, once.
-func (l *Loop) complain(p policy.Profile, err error) {
+// complain logs what is wrong with a profile, unless that was said before.
+func (l *Loop) complain(p policy.Profile, err error, said map[string]bool) {
 	text := p.UUID + " " + err.Error()
-	if !l.complained[text] {
-		l.complained[text] = true
+	l.complained[text] = true
+	if !said[text] {
 		l.Log.Error("profile", "name", p.Name, "uuid", p.UUID, "error", err)
 	}
 }

@@ -1,0 +1,4 @@
+package nm
+
+// Gone is for the tests on the real NetworkManager.
+var Gone = gone
