@@ -198,8 +198,8 @@ func TestPlan(t *testing.T) {
 
 		// The daemon would take away at once what nobody wants.
 		s.uplane.Kill()
-		s.write("/tmp/plan", plan.out)
-		if r := s.try("sh", "-e", "/tmp/plan"); r.code != 0 || r.out != "" || r.err != "" {
+		s.write("/run/plan", plan.out)
+		if r := s.try("sh", "-e", "/run/plan"); r.code != 0 || r.out != "" || r.err != "" {
 			t.Fatalf("the plan, by hand: %+v\n%s", r, plan.out)
 		}
 		s.leavesBy("steam", s.world.Wifi.Public)

@@ -282,9 +282,9 @@ func TestExamples(t *testing.T) {
 	for _, e := range examples(t) {
 		script := e.script
 		if e.kind == "python" {
-			s.write("/tmp/example.py", script)
+			s.write("/run/example.py", script)
 			// Debian's interpreter, whatever comes first in PATH here.
-			script = "/usr/bin/python3 /tmp/example.py"
+			script = "/usr/bin/python3 /run/example.py"
 		}
 		e.check(t, s.shTry("set -e\n"+script+"\nexit $?"))
 	}
