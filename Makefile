@@ -1,4 +1,4 @@
-# What a newcomer guesses: make demo, make test, make build, make install.
+# What a newcomer guesses: make demo, make test, make build, make install, make package.
 
 PREFIX  ?= /usr
 # Where the binaries are built, and installed from. "make -o build install BIN=…" takes those that are there.
@@ -8,14 +8,24 @@ GO      ?= go
 GOFLAGS += -trimpath
 export GOFLAGS
 
+# What "uplane version" says. A commit with changes on top of it says so.
+VERSION ?= $(shell sh packaging/version.sh)
+COMMIT  ?= $(shell git rev-parse --short=12 HEAD)$(if $(shell git status --porcelain),-modified)
+STAMP    = -X uplane/internal/version.Number=$(VERSION) -X uplane/internal/version.commit=$(COMMIT)
+LDFLAGS ?=
+
 FUZZTIME   ?= 30s
 
-.PHONY: all build setup demo test lint bench fuzz install install-dispatcher clean
+.PHONY: all build manual setup demo test lint bench fuzz install install-dispatcher install-manual package release clean
 
 all: build
 
 build: ## both binaries, into bin/; without C, "uplane run" starts in three quarters of the time
-	CGO_ENABLED=0 $(GO) build -o $(BIN)/ ./cmd/...
+	CGO_ENABLED=0 $(GO) build -ldflags '$(STAMP) $(LDFLAGS)' -o $(BIN)/ ./cmd/...
+
+manual: ## manual pages and shell completions, into bin/manual; by this machine's processor, whatever is built for another
+	mkdir -p $(BIN)/manual
+	for program in uplane uplaned; do env -u GOARCH $(GO) run -ldflags '$(STAMP)' -tags manual ./cmd/$$program $(BIN)/manual || exit 1; done
 
 setup: ## what the tests and the demo need, from Debian's packages
 	sh packaging/setup.sh
@@ -29,6 +39,7 @@ test: setup build ## everything; as root, the kernel's and NetworkManager's side
 lint: ## go vet and staticcheck
 	test -z "$$(gofmt -l .)" || { gofmt -l .; exit 1; }
 	$(GO) vet ./...
+	$(GO) vet -tags manual ./cmd/...
 	$(GO) tool staticcheck ./...
 
 bench: setup build ## speed, next to what one would do instead; writes docs/benchmarks.md
@@ -41,7 +52,7 @@ fuzz: ## every parser for FUZZTIME
 		done; \
 	done
 
-install: build install-dispatcher ## binaries and everything in packaging/, below DESTDIR
+install: build install-dispatcher install-manual ## binaries and everything in packaging/, below DESTDIR; packages are made of it
 	install -D -m 755 $(BIN)/uplane $(DESTDIR)$(PREFIX)/bin/uplane
 	install -D -m 755 $(BIN)/uplaned $(DESTDIR)$(PREFIX)/sbin/uplaned
 	install -D -m 644 packaging/dbus/org.uplane.Uplane1.conf $(DESTDIR)$(PREFIX)/share/dbus-1/system.d/org.uplane.Uplane1.conf
@@ -62,5 +73,21 @@ install-dispatcher:
 		sed -i 's,@PREFIX@,$(PREFIX),' $$to || exit 1; \
 	done
 
+install-manual: manual
+	for page in uplane.1 uplaned.8 uplane.toml.5 org.uplane.Uplane1.5; do \
+		install -D -m 644 $(BIN)/manual/$$page $(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$$page || exit 1; \
+	done
+	install -D -m 644 $(BIN)/manual/uplane.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/uplane
+	install -D -m 644 $(BIN)/manual/uplane.zsh $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_uplane
+	install -D -m 644 $(BIN)/manual/uplane.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/uplane.fish
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/uplane README.md CHANGELOG.md packaging/copyright
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/uplane/examples packaging/examples/*
+
+package: ## .deb, .rpm and tarball for amd64 and arm64, into dist/; the same commit gives the same bytes
+	sh packaging/package.sh '$(VERSION)' '$(COMMIT)'
+
+release: ## checks that VERSION can be released, and says what is left to do
+	sh packaging/release.sh '$(VERSION)'
+
 clean:
-	rm -rf bin
+	rm -rf bin dist

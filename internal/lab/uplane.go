@@ -51,7 +51,7 @@ func (w *World) Install(bin string) (*Uplane, error) {
 		return nil, err
 	}
 	// As a package's build does, with the binaries that are there ("-o build").
-	args := []string{"-o", "build", "install", "BIN=" + bin}
+	args := []string{"-o", "build", "-o", "install-manual", "install", "BIN=" + bin}
 	if !w.booted {
 		args = append(args, "-o", "install-dispatcher") // a test of the daemon should not have another that helps it
 	}

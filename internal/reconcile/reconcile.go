@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"maps"
 	"runtime/debug"
@@ -177,6 +178,20 @@ func (l *Loop) Once(ctx context.Context) ([]Status, error) {
 		}
 	}
 	return l.list(), ErrUnsettled
+}
+
+// OnceDown is Once with every lane taken down before, as by Down.
+func (l *Loop) OnceDown(ctx context.Context) ([]Status, error) {
+	l.readConfig()
+	l.survey()
+	for _, names := range []iter.Seq[string]{maps.Keys(l.lanes.known), maps.Keys(l.lanes.broken)} {
+		for name := range names {
+			if err := l.memory.want(name, state.WantDown); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return l.Once(ctx)
 }
 
 // do runs f on the loop's goroutine and waits for it. A panic is f's error: no

@@ -1,0 +1,19 @@
+#!/bin/sh
+# Builds the packages of the present commit twice, in two folders and under different circumstances,
+# and says which differ.
+set -eu
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+
+git clone --quiet --no-local . "$work/one"
+git clone --quiet --no-local . "$work/another-folder"
+# A clone of a clone has the tags of neither.
+version=$(sh packaging/version.sh)
+(cd "$work/one" && umask 022 && make --silent package VERSION="$version" DIST="$work/1")
+(cd "$work/another-folder" && umask 077 && TZ=Asia/Tokyo LC_ALL=C.UTF-8 HOSTNAME=other make --silent package VERSION="$version" DIST="$work/2")
+(cd "$work/1" && sha256sum ./*) >"$work/sums"
+cat "$work/sums"
+(cd "$work/2" && sha256sum --quiet --strict --check "$work/sums")
+echo "the same bytes twice"
