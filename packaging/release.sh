@@ -30,7 +30,7 @@ cat <<-END
 
 	Uplane $version can be released. What is left:
 
-	  1. read what lintian said, and the manual: man -l bin/manual/uplane.1
+	  1. read what lintian said, and the manual: make manual && man -l bin/manual/uplane.1
 	  2. install it where you work, and use it for a day: apt install ./dist/uplane_${version}_amd64.deb
 	  3. git tag --sign v$version --message "Uplane $version" && git push origin v$version
 	  4. sign the sums: (cd dist && sha256sum *$version* >SHA256SUMS && gpg --clearsign SHA256SUMS)
