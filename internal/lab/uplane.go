@@ -69,16 +69,25 @@ func (u *Uplane) InstallDispatcher() error { return u.world.make("install-dispat
 
 // make makes targets of the module's Makefile, with the host as the place for what is installed.
 func (w *World) make(args ...string) error {
-	root, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "uplane").Output()
+	root, err := moduleRoot()
 	if err != nil {
-		return fmt.Errorf("find the module: %w", err)
+		return err
 	}
 	make := exec.Command("make", append([]string{"--silent", "DESTDIR=" + w.Host.Path("/")}, args...)...)
-	make.Dir = strings.TrimSpace(string(root))
+	make.Dir = root
 	if out, err := make.CombinedOutput(); err != nil {
 		return fmt.Errorf("make %s: %w: %s", strings.Join(args, " "), err, out)
 	}
 	return nil
+}
+
+// moduleRoot is where our Makefile is.
+func moduleRoot() (string, error) {
+	root, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "uplane").Output()
+	if err != nil {
+		return "", fmt.Errorf("find the module: %w", err)
+	}
+	return strings.TrimSpace(string(root)), nil
 }
 
 // reload has what runs in the host read the files that are new.

@@ -325,11 +325,9 @@ func (l *Loop) pass() (again time.Duration) {
 	}
 	failed := l.apply(ops, v)
 	if len(failed) == 0 {
-		l.failures = 0
 		l.converged = v.want
 	} else {
 		l.Kernel.Invalidate()
-		wait = l.backoff()
 	}
 	l.clean = len(ops) == 0 && len(undone) == 0
 	if l.clean && len(v.lanes) == 0 && len(l.Firewall.Created()) > 0 {
@@ -338,8 +336,14 @@ func (l *Loop) pass() (again time.Duration) {
 			l.Log.Warn("remove empty tables", "error", err)
 		}
 	}
-	if err := l.memory.after(v, &l.lanes, l.Firewall.Created(), l.Kernel, l.clean); err != nil {
+	err = l.memory.after(v, &l.lanes, l.Firewall.Created(), l.Kernel, l.clean)
+	if err != nil {
 		l.Log.Error("save state", "error", err)
+	}
+	if len(failed) > 0 || err != nil {
+		wait = l.backoff()
+	} else {
+		l.failures = 0
 	}
 	l.publish(v, failed, undone)
 	l.wake(v, failed)
