@@ -10,7 +10,7 @@ export GOFLAGS
 
 # What "uplane version" says. A commit with changes on top of it says so.
 VERSION ?= $(shell sh packaging/version.sh)
-COMMIT  ?= $(shell git rev-parse --short=12 HEAD)$(if $(shell git status --porcelain),-modified)
+COMMIT  ?= $(or $(shell git rev-parse --short=12 HEAD 2>/dev/null),unknown)$(if $(shell git status --porcelain 2>/dev/null),-modified)
 STAMP    = -X uplane/internal/version.Number=$(VERSION) -X uplane/internal/version.commit=$(COMMIT)
 LDFLAGS ?=
 
@@ -41,6 +41,7 @@ lint: ## go vet and staticcheck
 	$(GO) vet ./...
 	$(GO) vet -tags manual ./cmd/...
 	$(GO) tool staticcheck ./...
+	$(GO) tool staticcheck -tags manual ./cmd/...
 
 bench: setup build ## speed, next to what one would do instead; writes docs/benchmarks.md
 	$(GO) run ./internal/lab/bench bin

@@ -63,12 +63,12 @@ func TestPackage(t *testing.T) {
 				{"stop and down", s.stops},
 				{"reboot", s.reboots},
 				{"remove", s.removes},
+				{"purge", s.purge},
 			} {
 				start := time.Now()
 				step.run()
 				t.Logf("%s: %v", step.name, time.Since(start).Round(10*time.Millisecond))
 			}
-			s.sh("dpkg --purge uplane")
 			requireSame(t, traces, s.withoutPeers())
 			requireSame(t, files, s.files())
 			s.nothingLeaked()
@@ -434,10 +434,12 @@ WantedBy=multi-user.target
 
 // removes takes the package away, and puts it back.
 func (s *packaged) removes() {
+	s.write("/etc/systemd/system/game.service", "[Service]\nExecStart=sleep infinity\n")
+	s.sh("uplane adopt game steam; systemctl --quiet enable --now game")
 	s.run("profile", "add", "work", "--uplink", lab.WiFi)
 	s.wait("work", isState("up"))
 	s.sh("dpkg --remove uplane")
-	if got := s.sh("ip netns; pgrep -a uplane || :; iptables-save 2>/dev/null | grep UPLANE || :; ls -d /run/uplane 2>/dev/null || :; systemctl --failed --plain --no-legend"); got != "" {
+	if got := s.sh("ip netns; systemctl is-active game || :; pgrep -a uplane || :; iptables-save 2>/dev/null | grep UPLANE || :; ls -d /run/uplane 2>/dev/null || :; systemctl --failed --plain --no-legend"); got != "inactive" {
 		s.Errorf("after the removal:\n%s", got)
 	}
 	if got := s.sh("ls /etc/uplane/lanes.d"); got != "steam.toml" {
@@ -447,4 +449,10 @@ func (s *packaged) removes() {
 	s.apt(s.new, newVersion)
 	s.wait("steam", isState("up"))
 	s.leaves("steam")
+	waitFor(s.T, func() bool { return s.shTry("systemctl is-active game").code == 0 }, "what hangs onto the lane runs again")
+}
+
+// purge takes away everything but the user's own service.
+func (s *packaged) purge() {
+	s.sh("dpkg --purge uplane; systemctl start game; systemctl stop game; rm /etc/systemd/system/game.service; systemctl daemon-reload")
 }
