@@ -439,7 +439,9 @@ func (s *packaged) removes() {
 	s.run("profile", "add", "work", "--uplink", lab.WiFi)
 	s.wait("work", isState("up"))
 	s.sh("dpkg --remove uplane")
-	if got := s.sh("ip netns; systemctl is-active game || :; pgrep -a uplane || :; iptables-save 2>/dev/null | grep UPLANE || :; ls -d /run/uplane 2>/dev/null || :; systemctl --failed --plain --no-legend"); got != "inactive" {
+	// A dispatcher script may still tell of lane work's end.
+	waitFor(s.T, func() bool { return s.shTry("pgrep uplane").code == 1 }, "nothing of ours runs")
+	if got := s.sh("ip netns; systemctl is-active game || :; iptables-save 2>/dev/null | grep UPLANE || :; ls -d /run/uplane 2>/dev/null || :; systemctl --failed --plain --no-legend"); got != "inactive" {
 		s.Errorf("after the removal:\n%s", got)
 	}
 	if got := s.sh("ls /etc/uplane/lanes.d"); got != "steam.toml" {
