@@ -53,14 +53,13 @@ for arch in $ARCHES; do
 	END
 	find "$work/$arch" -exec touch --no-dereference --date="@$SOURCE_DATE_EPOCH" {} +
 	for format in $FORMATS; do
-		package=$dist/uplane_${version}_$arch.$format
 		if [ "$format" = tar.gz ]; then
 			package=$dist/${root##*/}.tar.gz
 			tar -C "${root%/*}" --sort=name --owner=0 --group=0 --numeric-owner --format=gnu -c "${root##*/}" | gzip -9n >"$package"
+			echo "created package: $package"
 		else
 			sed "s,@ROOT@,$root,; s,@WORK@,$work/$arch,; s,@ARCH@,$arch,; s,@VERSION@,$version," packaging/nfpm.yaml >"$work/nfpm.yaml"
-			"$work/nfpm" package --config "$work/nfpm.yaml" --packager "$format" --target "$package" >/dev/null
+			"$work/nfpm" package --config "$work/nfpm.yaml" --packager "$format" --target "$dist/" | grep '^created'
 		fi
-		echo "$package"
 	done
 done

@@ -323,12 +323,15 @@ func (s *packaged) killed() {
 		{"uplane up second --uplink wlp6s0", "! ip link show ulv-second", "remove second"},
 		{"uplane up second --uplink wlp6s0", "! ip rule | grep -q 10.0.2.0/24", "down second"},
 	} {
-		s.sh(phase.before)
+		waitFor(s.T, func() bool { return s.shTry(phase.before).code == 0 }, "the daemon is back: "+phase.before)
 		s.sh("uplane " + phase.ask + " >/dev/null 2>&1 & until " + phase.when + "; do :; done >/dev/null 2>&1; systemctl kill --signal=KILL uplaned; wait")
 	}
 	end()
-	s.uplaneTry("remove", "second") // it may be gone
-	waitFor(s.T, func() bool { r := s.uplaneTry("list"); return r.code == 0 && !strings.Contains(r.out, "second") }, "lane second is gone")
+	waitFor(s.T, func() bool {
+		s.uplaneTry("remove", "second") // it may be gone, or the daemon not back yet
+		r := s.uplaneTry("list")
+		return r.code == 0 && !strings.Contains(r.out, "second")
+	}, "lane second is gone")
 	s.settled("steam")
 	s.leaves("steam")
 	if got := s.sh("ip netns; ip -brief link; ip rule; iptables-save 2>/dev/null"); strings.Contains(got, "second") || strings.Contains(got, "10.0.2.") {
