@@ -53,7 +53,7 @@ fuzz: ## every parser for FUZZTIME
 		done; \
 	done
 
-install: build install-dispatcher install-manual ## binaries and everything in packaging/, below DESTDIR; packages are made of it
+install: build install-dispatcher ## binaries and everything in packaging/, below DESTDIR
 	install -D -m 755 $(BIN)/uplane $(DESTDIR)$(PREFIX)/bin/uplane
 	install -D -m 755 $(BIN)/uplaned $(DESTDIR)$(PREFIX)/sbin/uplaned
 	install -D -m 644 packaging/dbus/org.uplane.Uplane1.conf $(DESTDIR)$(PREFIX)/share/dbus-1/system.d/org.uplane.Uplane1.conf
@@ -73,6 +73,8 @@ install-dispatcher:
 		install -D -m 755 packaging/networkmanager/dispatcher.d/$$script $$to && \
 		sed -i 's,@PREFIX@,$(PREFIX),' $$to || exit 1; \
 	done
+
+install: install-manual
 
 install-manual: manual
 	for page in uplane.1 uplaned.8 uplane.toml.5 org.uplane.Uplane1.5; do \
