@@ -161,6 +161,7 @@ func (s *packaged) mainJob() {
 		s.Errorf("ip netns exec: %s", got)
 	}
 	s.run("run", "steam", "--", "ping", "-c1", "-W2", lab.WhoamiAddr.String())
+	s.sh("systemctl reload uplaned")
 	for _, backend := range []string{"nftables", "iptables"} {
 		s.write("/etc/uplane/uplane.toml", "firewall = \""+backend+"\"\n")
 		s.sh("systemctl restart uplaned")
