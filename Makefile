@@ -1,4 +1,4 @@
-# What a newcomer guesses: make demo, make test, make build, make install.
+# What a newcomer guesses: make demo, make test, make build, make install, make package.
 
 PREFIX  ?= /usr
 # Where the binaries are built, and installed from. "make -o build install BIN=…" takes those that are there.
@@ -8,14 +8,24 @@ GO      ?= go
 GOFLAGS += -trimpath
 export GOFLAGS
 
+# What "uplane version" says. A commit with changes on top of it says so.
+VERSION ?= $(shell sh packaging/version.sh)
+COMMIT  ?= $(or $(shell git rev-parse --short=12 HEAD 2>/dev/null),unknown)$(if $(shell git status --porcelain 2>/dev/null),-modified)
+STAMP    = -X uplane/internal/version.Number=$(VERSION) -X uplane/internal/version.commit=$(COMMIT)
+LDFLAGS ?=
+
 FUZZTIME   ?= 30s
 
-.PHONY: all build setup demo test lint bench fuzz install install-dispatcher picture clean
+.PHONY: all build manual setup demo test lint bench fuzz install install-dispatcher install-manual package release picture clean
 
 all: build
 
 build: ## both binaries, into bin/; without C, "uplane run" starts in three quarters of the time
-	CGO_ENABLED=0 $(GO) build -o $(BIN)/ ./cmd/...
+	CGO_ENABLED=0 $(GO) build -ldflags '$(STAMP) $(LDFLAGS)' -o $(BIN)/ ./cmd/...
+
+manual: ## manual pages and shell completions, into bin/manual; by this machine's processor, whatever is built for another
+	mkdir -p $(BIN)/manual
+	for program in uplane uplaned; do env -u GOARCH $(GO) run -ldflags '$(STAMP)' -tags manual ./cmd/$$program $(BIN)/manual || exit 1; done
 
 setup: ## what the tests and the demo need, from Debian's packages
 	sh packaging/setup.sh
@@ -29,7 +39,9 @@ test: setup build ## everything; as root, the kernel's and NetworkManager's side
 lint: ## go vet and staticcheck
 	test -z "$$(gofmt -l .)" || { gofmt -l .; exit 1; }
 	$(GO) vet ./...
+	$(GO) vet -tags manual ./cmd/...
 	$(GO) tool staticcheck ./...
+	$(GO) tool staticcheck -tags manual ./cmd/...
 
 bench: setup build ## speed, next to what one would do instead; writes docs/benchmarks.md
 	$(GO) run ./internal/lab/bench bin
@@ -66,8 +78,26 @@ install-dispatcher:
 		mv $$to/.50-uplane $$to/50-uplane || exit 1; \
 	done
 
+install: install-manual
+
+install-manual: manual
+	for page in uplane.1 uplaned.8 uplane.toml.5 org.uplane.Uplane1.5; do \
+		install -D -m 644 $(BIN)/manual/$$page $(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$$page || exit 1; \
+	done
+	install -D -m 644 $(BIN)/manual/uplane.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/uplane
+	install -D -m 644 $(BIN)/manual/uplane.zsh $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_uplane
+	install -D -m 644 $(BIN)/manual/uplane.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/uplane.fish
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/uplane README.md CHANGELOG.md packaging/copyright
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/uplane/examples packaging/examples/*
+
+package: ## .deb, .rpm and tarball for amd64 and arm64, into dist/; the same commit gives the same bytes
+	sh packaging/package.sh '$(VERSION)' '$(COMMIT)'
+
+release: ## checks that VERSION can be released, and says what is left to do
+	sh packaging/release.sh '$(VERSION)'
+
 picture: ## README's, out of docs/lane.dot; needs Debian's graphviz
 	dot -Tsvg docs/lane.dot -o docs/lane.svg
 
 clean:
-	rm -rf bin
+	rm -rf bin dist

@@ -231,6 +231,25 @@ func (s *Store) Activate(ctx context.Context, p Stored) error {
 	})
 }
 
+// Deactivate takes a profile down, until it is activated or the next boot.
+func (s *Store) Deactivate(ctx context.Context, p Stored) error {
+	return wait(ctx, func() error {
+		list, err := s.manager.GetPropertyActiveConnections()
+		if err != nil {
+			return fmt.Errorf("list NetworkManager's active profiles: %w", err)
+		}
+		for _, a := range list {
+			if uuid, err := a.GetPropertyUUID(); err != nil || uuid != p.UUID {
+				continue
+			}
+			if err := s.manager.DeactivateConnection(a); err != nil && !gone(err) {
+				return fmt.Errorf("take down profile %s: %w", p.Name, plainError(err))
+			}
+		}
+		return nil
+	})
+}
+
 // Delete deletes a profile; NetworkManager takes its bridge down.
 func (s *Store) Delete(ctx context.Context, p Stored) error {
 	return wait(ctx, func() error {

@@ -1,12 +1,13 @@
 #!/bin/sh
-# Installs the Debian packages that the tests and the demo need, and starts none of them:
-# a NetworkManager in the machine's own network namespace would take over its cards.
+# Installs the Debian packages that the tests and the demo need, or those that are named, and starts none of
+# them: a NetworkManager in the machine's own network namespace would take over its cards.
 # Prints one line per step, and nothing when everything is there. Run as root ("make setup").
 set -eu
 
 packages='network-manager dnsmasq-base iptables nftables iproute2 dbus iputils-ping conntrack
 tcpdump util-linux procps netcat-openbsd make mmdebstrap gpg debian-archive-keyring
 systemd-container libglib2.0-bin python3-dbus polkitd'
+packages=${*:-$packages}
 
 missing=
 for package in $packages; do

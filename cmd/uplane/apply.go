@@ -67,6 +67,13 @@ var errFollowed = errors.New("the daemon is running and keeps all lanes true")
 
 // apply makes all lanes true once and returns how they are.
 func apply(ctx context.Context, paths engine.Paths, level slog.Level) ([]reconcile.Status, error) {
+	return alone(ctx, paths, level, func(eng *engine.Engine, _ *nm.Snapshot) ([]reconcile.Status, error) { return eng.Once(ctx) })
+}
+
+// alone does something to all lanes, where no daemon does, and returns how they are then. What NetworkManager said
+// may be changed first.
+func alone(ctx context.Context, paths engine.Paths, level slog.Level,
+	do func(*engine.Engine, *nm.Snapshot) ([]reconcile.Status, error)) ([]reconcile.Status, error) {
 	if os.Geteuid() != 0 {
 		return nil, bus.ErrDenied
 	}
@@ -90,7 +97,7 @@ func apply(ctx context.Context, paths engine.Paths, level slog.Level) ([]reconci
 	if seen, err = nm.Once(ctx, ""); err != nil {
 		return nil, fmt.Errorf("%w; all lanes stay as they are", err)
 	}
-	lanes, err := eng.Once(ctx)
+	lanes, err := do(eng, &seen)
 	if err != nil {
 		return lanes, err
 	}

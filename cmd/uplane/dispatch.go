@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"time"
@@ -68,6 +69,10 @@ func orAbsent(err error) error {
 }
 
 func applyQuietly(ctx context.Context) error {
+	// The package is being removed, and its lanes are down: taking those of a profile down was the event.
+	if exe, err := os.Executable(); err == nil && !exists(exe) {
+		return nil
+	}
 	var paths engine.Paths
 	paths.Flags(flag.NewFlagSet("", flag.ContinueOnError)) // the defaults
 	lanes, err := apply(ctx, paths, slog.LevelWarn)
@@ -75,4 +80,9 @@ func applyQuietly(ctx context.Context) error {
 		return nil // it has come meanwhile
 	}
 	return errors.Join(err, inError(lanes))
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return !errors.Is(err, fs.ErrNotExist)
 }

@@ -114,7 +114,8 @@ the machine stays on its default route.`,
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(upCommand(), downCommand(), removeCommand(), listCommand(), statusCommand(), planCommand(), reloadCommand(), profileCommand(), runCommand(),
-		applyCommand(), adoptCommand(), dispatchCommand())
+		applyCommand(), adoptCommand(), dispatchCommand(), versionCommand())
+	completeLanes(root)
 	return root
 }
 

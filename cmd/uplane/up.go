@@ -134,22 +134,6 @@ func findIn(lanes []bus.Lane, name string) (bus.Lane, error) {
 	return bus.Lane{}, fmt.Errorf("%s: no such lane; uplane list shows those there are", name)
 }
 
-func downCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:   "down LANE",
-		Short: "Take a lane down, until up or the next boot",
-		Args:  laneArgs(1, 1),
-		RunE: func(c *cobra.Command, args []string) error {
-			return withAgent(c.Context(), func(client *bus.Client) error {
-				if err := client.Down(c.Context(), args[0]); err != nil {
-					return fmt.Errorf("down %s: %w", args[0], err)
-				}
-				return nil
-			})
-		},
-	}
-}
-
 func removeCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "remove LANE",

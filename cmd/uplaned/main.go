@@ -21,27 +21,37 @@ import (
 	"uplane/internal/reconcile"
 	"uplane/internal/state"
 	"uplane/internal/units"
+	"uplane/internal/version"
 	"uplane/nm"
 )
 
-func main() { os.Exit(run(os.Args[1:], os.Stderr)) }
+func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 
 type options struct {
 	engine.Paths
-	verbose bool
+	verbose, version bool
 }
 
-func run(args []string, stderr io.Writer) int {
+func (o *options) flags(f *flag.FlagSet) {
+	o.Flags(f)
+	f.BoolVar(&o.verbose, "verbose", false, "log what is waited for, too")
+	f.BoolVar(&o.version, "version", false, "say which build this is")
+}
+
+func run(args []string, stdout, stderr io.Writer) int {
 	var o options
 	flags := flag.NewFlagSet("uplaned", flag.ContinueOnError)
 	flags.SetOutput(stderr)
-	o.Flags(flags)
-	flags.BoolVar(&o.verbose, "verbose", false, "log what is waited for, too")
+	o.flags(flags)
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return 0
 		}
 		return 2
+	}
+	if o.version {
+		fmt.Fprintln(stdout, version.Text("uplaned"))
+		return 0
 	}
 	if err := serve(o, stderr); err != nil {
 		fmt.Fprintln(stderr, "uplaned:", err)

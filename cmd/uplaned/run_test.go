@@ -40,10 +40,10 @@ func TestRun(t *testing.T) {
 }
 
 func (s *site) runExitCodes() {
-	s.sh(`printf 'no program' > /tmp/text; chmod 644 /tmp/text; printf '\177ELF' > /tmp/garbage; chmod 755 /tmp/garbage
-	printf '#!/no/such/shell\n' > /tmp/script; chmod 755 /tmp/script
+	s.sh(`printf 'no program' > /run/t-text; chmod 644 /run/t-text; printf '\177ELF' > /run/t-garbage; chmod 755 /run/t-garbage
+	printf '#!/no/such/shell\n' > /run/t-script; chmod 755 /run/t-script
 	ip netns add foreign; : > /run/netns/plain`)
-	defer s.sh("ip netns del foreign; rm /run/netns/plain /tmp/text /tmp/garbage /tmp/script")
+	defer s.sh("ip netns del foreign; rm /run/netns/plain /run/t-text /run/t-garbage /run/t-script")
 	for _, tt := range []struct {
 		script string
 		code   int
@@ -72,12 +72,12 @@ func (s *site) runExitCodes() {
 		{"uplane run '' true", 2, nil},
 		{"setpriv --reuid 65534 --regid 65534 --clear-groups uplane run steam true", 125, []string{"only root can enter a lane", "sudo"}},
 
-		{"uplane run steam /tmp/text", 126, []string{"/tmp/text", "permission denied"}},
-		{"uplane run steam /tmp/garbage", 126, []string{"/tmp/garbage"}},
+		{"uplane run steam /run/t-text", 126, []string{"/run/t-text", "permission denied"}},
+		{"uplane run steam /run/t-garbage", 126, []string{"/run/t-garbage"}},
 		{"uplane run steam /tmp", 126, []string{"/tmp"}},
 		{"uplane run steam nosuchcommand", 127, []string{"nosuchcommand: command not found"}},
 		{"uplane run steam /no/such/command", 127, []string{"/no/such/command"}},
-		{"uplane run steam /tmp/script", 127, []string{"/tmp/script"}},
+		{"uplane run steam /run/t-script", 127, []string{"/run/t-script"}},
 	} {
 		r := s.shTry(tt.script + "\nexit $?") // a shell that stays, and reports
 		if r.code != tt.code {
@@ -187,12 +187,12 @@ func (s *site) runResolvConf() {
 		s.Errorf("behind the link, outside:\n%s", got)
 	}
 	// A program that runs sees the lane's file change.
-	s.write("/tmp/look", "touch /tmp/looking; until grep 198.51.100.53 /etc/resolv.conf; do sleep 0.05; done")
-	seen := s.world.Host.CommandContext(s.ctx, "uplane", "run", "steam", "--", "sh", "/tmp/look")
+	s.write("/run/t-look", "touch /run/t-looking; until grep 198.51.100.53 /etc/resolv.conf; do sleep 0.05; done")
+	seen := s.world.Host.CommandContext(s.ctx, "uplane", "run", "steam", "--", "sh", "/run/t-look")
 	if err := seen.Start(); err != nil {
 		s.Fatal(err)
 	}
-	waitFor(s.T, func() bool { return s.shTry("test -e /tmp/looking").code == 0 }, "the program runs")
+	waitFor(s.T, func() bool { return s.shTry("test -e /run/t-looking").code == 0 }, "the program runs")
 	s.writeLane("steam", "uplink = \""+lab.WiFi+"\"\ndns = [\"198.51.100.53\"]\n")
 	s.run("reload")
 	if err := seen.Wait(); err != nil {
@@ -238,15 +238,15 @@ func (s *site) runResolverSockets() {
 		s.Errorf("resolv.conf in the lane:\n%s", got)
 	}
 	// A service that is restarted makes its socket anew, while the lane's program runs.
-	s.write("/tmp/again", "touch /tmp/waits; until [ -e /tmp/restarted ]; do sleep 0.05; done; "+connect(nscd)+" || "+connect(resolved))
-	late := s.world.Host.CommandContext(s.ctx, "uplane", "run", "steam", "--", "sh", "/tmp/again")
+	s.write("/run/t-again", "touch /run/t-waits; until [ -e /run/t-restarted ]; do sleep 0.05; done; "+connect(nscd)+" || "+connect(resolved))
+	late := s.world.Host.CommandContext(s.ctx, "uplane", "run", "steam", "--", "sh", "/run/t-again")
 	if err := late.Start(); err != nil {
 		s.Fatal(err)
 	}
-	waitFor(s.T, func() bool { return s.shTry("test -e /tmp/waits").code == 0 }, "the program runs")
+	waitFor(s.T, func() bool { return s.shTry("test -e /run/t-waits").code == 0 }, "the program runs")
 	listen(nscd)
 	listen(resolved)
-	s.sh("touch /tmp/restarted")
+	s.sh("touch /run/t-restarted")
 	if late.Wait() == nil {
 		s.Error("a restarted resolver answers in the lane")
 	}
@@ -257,20 +257,20 @@ func connect(path string) string { return "nc -zU " + path }
 
 func (s *site) runMounts() {
 	const sys = `sed -n "s/^[0-9]* [0-9]* \([^ ]* [^ ]* \/sys[^ ]* [^ ]*\) .* - /\1 /p" /proc/self/mountinfo`
-	s.sh("mkdir -p /tmp/cg && mount -t cgroup2 none /sys/fs/cgroup 2>/dev/null || :")
+	s.sh("mkdir -p /run/t-cg && mount -t cgroup2 none /sys/fs/cgroup 2>/dev/null || :")
 	outside, inside := s.sh(sys), s.sh("uplane run steam -- sh -c '"+strings.ReplaceAll(sys, "'", "")+"'")
 	if outside == "" || outside != inside {
 		s.Errorf("/sys outside:\n%s\ninside:\n%s", outside, inside)
 	}
 	// Programs keep their mounts for themselves and see those of the host come.
 	s.sh("mkdir -p /mnt/in /mnt/out")
-	s.write("/tmp/mounts", `mount -t tmpfs lane /mnt/out; touch /mnt/out/lane /tmp/mounted
+	s.write("/run/t-mounts", `mount -t tmpfs lane /mnt/out; touch /mnt/out/lane /run/t-mounted
 		until [ -e /mnt/in/host ]; do sleep 0.05; done`)
-	prog := s.world.Host.CommandContext(s.ctx, "uplane", "run", "steam", "--", "sh", "/tmp/mounts")
+	prog := s.world.Host.CommandContext(s.ctx, "uplane", "run", "steam", "--", "sh", "/run/t-mounts")
 	if err := prog.Start(); err != nil {
 		s.Fatal(err)
 	}
-	waitFor(s.T, func() bool { return s.shTry("test -e /tmp/mounted").code == 0 }, "the program has mounted")
+	waitFor(s.T, func() bool { return s.shTry("test -e /run/t-mounted").code == 0 }, "the program has mounted")
 	if got := s.sh("grep -E ' /mnt/out | /etc/netns|/resolv.conf ' /proc/self/mountinfo || :"); got != "" {
 		s.Errorf("the lane's mounts leak out:\n%s", got)
 	}

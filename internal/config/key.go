@@ -28,10 +28,12 @@ var builtin = settings{
 
 // key is one key of a configuration file: how to read it and how to write it.
 type key struct {
-	name string
-	want string // what is allowed; follows "use " in errors
-	read func(s *settings, v value, fail failFunc)
-	show func(s settings) string // as a TOML value
+	name   string
+	about  string // for the manual, as is what goes without the key:
+	absent string
+	want   string // what is allowed; follows "use " in errors
+	read   func(s *settings, v value, fail failFunc)
+	show   func(s settings) string // as a TOML value
 	// own says why uplane.toml cannot hold the key; empty: it can.
 	own string
 }
@@ -64,8 +66,10 @@ const onlyOne = "no two lanes can share one; set it in a lane's own file"
 // uplane.toml holds the same ones, except for those that belong to one lane.
 var keys = []key{
 	{
-		name: "uplink",
-		want: `a selector such as "wlp6s0", "ssid:Home" or "type:wifi", or a list of them in order of preference`,
+		name:   "uplink",
+		about:  "Where the lane leaves, in order of preference. A lane needs one, here or in uplane.toml.",
+		absent: "none",
+		want:   `a selector such as "wlp6s0", "ssid:Home" or "type:wifi", or a list of them in order of preference`,
 		read: func(s *settings, v value, fail failFunc) {
 			s.lane.Uplink = readList(v, maxUplinks, policy.ParseSelector, fail)
 			if len(v.list()) == 0 {
@@ -75,8 +79,10 @@ var keys = []key{
 		show: func(s settings) string { return quoteList(s.lane.Uplink, true, policy.Selector.String) },
 	},
 	{
-		name: "subnet",
-		want: `an IPv4 prefix such as "10.0.1.0/24"`,
+		name:   "subnet",
+		about:  "The lane's own addresses; the first is the host's, the second the lane's.",
+		absent: "the next free /24 from 10.0.1.0/24 on that collides with nothing on the host",
+		want:   `an IPv4 prefix such as "10.0.1.0/24"`,
 		read: func(s *settings, v value, fail failFunc) {
 			s.lane.Subnet = readString(v, parseSubnet, fail)
 		},
@@ -84,8 +90,10 @@ var keys = []key{
 		own:  onlyOne,
 	},
 	{
-		name: "table",
-		want: "a number from 1 to 4294967295 except 253-255",
+		name:   "table",
+		about:  "Its routing table.",
+		absent: "the next free one from 100 on",
+		want:   "a number from 1 to 4294967295 except 253-255",
 		read: func(s *settings, v value, fail failFunc) {
 			s.lane.Table = readUint32(v, policy.CheckTable, fail)
 		},
@@ -93,8 +101,10 @@ var keys = []key{
 		own:  onlyOne,
 	},
 	{
-		name: "mark",
-		want: "a number from 1 to 4294967295",
+		name:   "mark",
+		about:  "Also mark its packets, and route those that others mark so.",
+		absent: "none",
+		want:   "a number from 1 to 4294967295",
 		read: func(s *settings, v value, fail failFunc) {
 			s.lane.Mark = readUint32(v, checkMark, fail)
 		},
@@ -102,9 +112,11 @@ var keys = []key{
 		own:  onlyOne,
 	},
 	{
-		name: "bridge",
-		want: `an interface name such as "br0", or false for none, or true for ul-NAME`,
-		read: readBridge,
+		name:   "bridge",
+		about:  "The bridge that the host has for it.",
+		absent: "true",
+		want:   `an interface name such as "br0", or false for none, or true for ul-NAME`,
+		read:   readBridge,
 		show: func(s settings) string {
 			switch {
 			case s.lane.NoBridge:
@@ -116,32 +128,40 @@ var keys = []key{
 		},
 	},
 	{
-		name: "dns",
-		want: `a list of addresses such as ["9.9.9.9"]; empty for the uplink's`,
+		name:   "dns",
+		about:  "The servers that it asks for names.",
+		absent: "the uplink's",
+		want:   `a list of addresses such as ["9.9.9.9"]; empty for the uplink's`,
 		read: func(s *settings, v value, fail failFunc) {
 			s.lane.DNS = readList(v, maxDNS, parseDNS, fail)
 		},
 		show: func(s settings) string { return quoteList(s.lane.DNS, false, netip.Addr.String) },
 	},
 	{
-		name: "allow",
-		want: `a list of IPv4 prefixes such as ["192.168.50.0/24"]; empty for none`,
+		name:   "allow",
+		about:  "Networks that it may reach beside its uplink, by the main table.",
+		absent: "none",
+		want:   `a list of IPv4 prefixes such as ["192.168.50.0/24"]; empty for none`,
 		read: func(s *settings, v value, fail failFunc) {
 			s.lane.Allow = readList(v, maxAllow, parseAllow, fail)
 		},
 		show: func(s settings) string { return quoteList(s.lane.Allow, false, netip.Prefix.String) },
 	},
 	{
-		name: "ipv6",
-		want: `"auto" or "off"`,
+		name:   "ipv6",
+		about:  "IPv6 in the lane. So far it is off either way: nothing leaves by it.",
+		absent: `"auto"`,
+		want:   `"auto" or "off"`,
 		read: func(s *settings, v value, fail failFunc) {
 			s.lane.IPv6 = readString(v, oneOf(policy.IPv6Auto, policy.IPv6Off), fail)
 		},
 		show: func(s settings) string { return quote(string(s.lane.IPv6)) },
 	},
 	{
-		name: "enabled",
-		want: "true or false",
+		name:   "enabled",
+		about:  "Whether the lane is wanted when nobody has said up or down since the boot.",
+		absent: "true",
+		want:   "true or false",
 		read: func(s *settings, v value, fail failFunc) {
 			if wrongKind(v, fail, unstable.Bool) {
 				return
@@ -154,8 +174,10 @@ var keys = []key{
 
 // firewall is the one key that uplane.toml has and a lane file has not.
 var firewall = key{
-	name: "firewall",
-	want: `"auto", "iptables" or "nftables"`,
+	name:   "firewall",
+	about:  "What the chains are made with.",
+	absent: `"auto", which is iptables where it is there`,
+	want:   `"auto", "iptables" or "nftables"`,
 	read: func(s *settings, v value, fail failFunc) {
 		s.firewall = readString(v, oneOf("auto", "iptables", "nftables"), fail)
 	},

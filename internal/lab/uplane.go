@@ -52,7 +52,7 @@ func (w *World) Install(bin string) (*Uplane, error) {
 		return nil, err
 	}
 	// As a package's build does, with the binaries that are there ("-o build").
-	args := []string{"-o", "build", "install", "BIN=" + bin}
+	args := []string{"-o", "build", "-o", "install-manual", "install", "BIN=" + bin}
 	if !w.booted {
 		args = append(args, "-o", "install-dispatcher") // a test of the daemon should not have another that helps it
 	}
@@ -70,16 +70,25 @@ func (u *Uplane) InstallDispatcher() error { return u.world.make("install-dispat
 
 // make makes targets of the module's Makefile, with the host as the place for what is installed.
 func (w *World) make(args ...string) error {
-	root, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "uplane").Output()
+	root, err := moduleRoot()
 	if err != nil {
-		return fmt.Errorf("find the module: %w", err)
+		return err
 	}
 	make := exec.Command("make", append([]string{"--silent", "DESTDIR=" + w.Host.Path("/")}, args...)...)
-	make.Dir = strings.TrimSpace(string(root))
+	make.Dir = root
 	if out, err := make.CombinedOutput(); err != nil {
 		return fmt.Errorf("make %s: %w: %s", strings.Join(args, " "), err, out)
 	}
 	return nil
+}
+
+// moduleRoot is where our Makefile is.
+func moduleRoot() (string, error) {
+	root, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "uplane").Output()
+	if err != nil {
+		return "", fmt.Errorf("find the module: %w", err)
+	}
+	return strings.TrimSpace(string(root)), nil
 }
 
 // reload has what runs in the host read the files that are new.

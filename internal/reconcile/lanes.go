@@ -68,7 +68,8 @@ func (l *Loop) Down(ctx context.Context, name string) (Status, error) {
 		if err := l.exists(name); err != nil {
 			return err
 		}
-		if owner, ok := l.lanes.owner[name]; ok {
+		// Of a profile that is down only the namespace can be left, which the lane's file wants.
+		if owner, ok := l.lanes.owner[name]; ok && l.lanes.held[name] == "" {
 			return fmt.Errorf("%s is NetworkManager's: %w: nmcli connection down %s", name, errProfile, quote(owner))
 		}
 		return l.memory.want(name, state.WantDown)

@@ -18,10 +18,12 @@ type memory struct {
 	run    state.Run
 	states *state.Store[state.State]
 	runs   *state.Store[state.Run]
+	// unsaved is why the last change is not on the disk; the next look tries again.
+	unsaved error
 }
 
 func recall(states *state.Store[state.State], runs *state.Store[state.Run]) memory {
-	m := memory{states.Get(), runs.Get(), states, runs}
+	m := memory{state: states.Get(), run: runs.Get(), states: states, runs: runs}
 	if m.state.Lanes == nil {
 		m.state.Lanes = map[string]state.Lane{}
 	}
@@ -152,7 +154,13 @@ func (m *memory) after(v *view, lanes *lanes, tables []string, k Kernel, clean, 
 		_, known := lanes.known[name]
 		return clean && running && !known && lanes.broken[name] == nil
 	}
-	return errors.Join(m.afterState(v, gone), m.afterRun(v, lanes, tables, k, clean, gone))
+	m.unsaved = errors.Join(m.afterState(v, gone), m.afterRun(v, lanes, tables, k, clean, gone))
+	return m.unsaved
+}
+
+// keeps tells whether a lane's numbers are on the disk.
+func (m *memory) keeps(st *policy.LaneStatus) bool {
+	return m.unsaved == nil || m.states.Get().Lanes[st.Lane.Name].Allocation == st.Alloc
 }
 
 func (m *memory) afterState(v *view, gone func(lane string) bool) error {
@@ -172,7 +180,7 @@ func (m *memory) afterState(v *view, gone func(lane string) bool) error {
 		m.state.Lanes[lane.Name] = state.Lane{Allocation: st.Alloc, Definition: &lane}
 		changed = true
 	}
-	if !changed {
+	if !changed && m.unsaved == nil {
 		return nil
 	}
 	return m.states.Set(m.state)
@@ -221,7 +229,7 @@ func (m *memory) afterRun(v *view, lanes *lanes, tables []string, k Kernel, clea
 		}
 		changed = m.removeDirs(v.lanes, k) || changed
 	}
-	if !changed {
+	if !changed && m.unsaved == nil {
 		return nil
 	}
 	return m.runs.Set(m.run)

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"maps"
 	"runtime/debug"
@@ -181,6 +182,20 @@ func (l *Loop) Once(ctx context.Context) ([]Status, error) {
 	return l.list(), errors.Join(ErrUnsettled, ctx.Err())
 }
 
+// OnceDown is Once with every lane taken down before, as by Down.
+func (l *Loop) OnceDown(ctx context.Context) ([]Status, error) {
+	l.readConfig()
+	l.survey()
+	for _, names := range []iter.Seq[string]{maps.Keys(l.lanes.known), maps.Keys(l.lanes.broken)} {
+		for name := range names {
+			if err := l.memory.want(name, state.WantDown); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return l.Once(ctx)
+}
+
 // do runs f on the loop's goroutine and waits for it. A panic is f's error: no
 // caller's request may end the daemon.
 func (l *Loop) do(ctx context.Context, f func()) (err error) {
@@ -313,11 +328,9 @@ func (l *Loop) pass() (again time.Duration) {
 	}
 	failed := l.apply(ops, v)
 	if len(failed) == 0 {
-		l.failures = 0
 		l.converged = v.want
 	} else {
 		l.Kernel.Invalidate()
-		wait = l.backoff()
 	}
 	l.clean = len(ops) == 0 && len(undone) == 0
 	if l.clean && len(v.lanes) == 0 && len(l.Firewall.Created()) > 0 {
@@ -327,8 +340,14 @@ func (l *Loop) pass() (again time.Duration) {
 		}
 	}
 	from := l.Uplinks()
-	if err := l.memory.after(v, &l.lanes, l.Firewall.Created(), l.Kernel, l.clean, from.Known && from.Running); err != nil {
+	err = l.memory.after(v, &l.lanes, l.Firewall.Created(), l.Kernel, l.clean, from.Known && from.Running)
+	if err != nil {
 		l.Log.Error("save state", "error", err)
+	}
+	if len(failed) > 0 || err != nil {
+		wait = l.backoff()
+	} else {
+		l.failures = 0
 	}
 	l.publish(v, failed, undone)
 	l.wake(v, failed, undone)

@@ -128,6 +128,32 @@ func TestStateCannotBeSaved(t *testing.T) {
 	d.requireState("one", policy.Up, "")
 }
 
+// A lane whose numbers can't be kept is up all the same, and says so; they are saved as soon as that can be.
+func TestNumbersCannotBeSaved(t *testing.T) {
+	d := newDaemon(t, newMachine(), "one")
+	d.settle()
+	lib := filepath.Join(d.top, "lib")
+	if err := errors.Join(os.Rename(lib, lib+".away"), os.WriteFile(lib, nil, 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	d.file("two", "uplink = \"wlp6s0\"\n")
+	d.readConfig()
+	first := d.pass()
+	if again := d.pass(); first == 0 || again <= first {
+		t.Errorf("tried again after %v and %v", first, again)
+	}
+	d.requireState("one", policy.Up, "")
+	d.requireState("two", policy.Degraded, "its numbers are not saved")
+	if err := errors.Join(os.Remove(lib), os.Rename(lib+".away", lib)); err != nil {
+		t.Fatal(err)
+	}
+	d.settle()
+	d.requireState("two", policy.Up, "")
+	if _, saved := d.States.Get().Lanes["two"]; !saved {
+		t.Error("its numbers are still not saved")
+	}
+}
+
 // Another program that undoes our work is answered at once, but not for ever.
 func TestFight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -65,6 +65,9 @@ func (l *Loop) publish(v *view, failed map[string]string, undone map[policy.Obje
 				worsen(&st, fmt.Sprintf("another program keeps undoing %q (healed %d times, now slowly)", policy.Op{Object: o}.Shell()[0], times))
 			}
 		}
+		if !l.memory.keeps(&st) {
+			worsen(&st, fmt.Sprintf("its numbers are not saved, and may be others after a reboot: %v", l.memory.unsaved))
+		}
 		if !running && st.Uplink != nil {
 			worsen(&st, "NetworkManager is not running, so the lane keeps its last uplink and can't follow changes")
 		}
