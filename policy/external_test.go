@@ -20,7 +20,7 @@ func profiled(address string) Lane {
 
 // bridged puts the lane's bridge on the host, with addresses and NetworkManager's routes to them.
 func bridged(h *Host, addresses ...string) {
-	link := HostLink{Index: 9, MTU: 1500, Running: true}
+	link := HostLink{Index: 9, MTU: 1500, Running: true, Bridge: true}
 	for _, a := range addresses {
 		link.Addrs = append(link.Addrs, pfx(a))
 		h.Routes = append(h.Routes, HostRoute{Table: MainTable, Dst: pfx(a).Masked(), Dev: "ul-steam", Metric: 425, Protocol: ProtoKernel})

@@ -13,13 +13,15 @@ func TestOpString(t *testing.T) {
 	unjumped := chain
 	unjumped.Jumped = false
 	veth := Veth{"ulv-a", "a", "a", InnerLink, "ul-a", 1500, true, true, false}
+	bridge := Bridge{Name: "ul-a", Lane: "a", MTU: 1400, Up: true}
 	for _, c := range []struct {
 		op   Op
 		want string
 	}{
 		{Op{Verb: Add, Object: Netns{"a", true}}, "ip netns add a; ip -n a link set lo alias uplane:a up"},
 		{Op{Verb: Replace, Object: Netns{"a", true}, Have: Netns{"a", false}}, "ip -n a link set lo up"},
-		{Op{Verb: Replace, Object: Bridge{"ul-a", "a", 1400, true}, Have: Bridge{"ul-a", "", 1500, false}}, "ip link set dev ul-a alias uplane:a mtu 1400 up"},
+		{Op{Verb: Replace, Object: bridge, Have: Bridge{Name: "ul-a", MTU: 1500}}, "ip link set dev ul-a alias uplane:a mtu 1400 up"},
+		{Op{Verb: Replace, Object: bridge, Have: Bridge{Name: "ul-a", Master: "bond0"}}, "ip link set dev ul-a alias uplane:a mtu 1400 nomaster up"},
 		{Op{Verb: Replace, Object: veth, Have: veth}, "ip link set dev ulv-a alias uplane:a mtu 1500 up; ip -n a link set dev eth0 mtu 1500 up"},
 		{Op{Verb: Remove, Object: chain}, "iptables -t nat -D POSTROUTING -j UPLANE-POSTROUTING; iptables -t nat -F UPLANE-POSTROUTING; iptables -t nat -X UPLANE-POSTROUTING"},
 		{Op{Verb: Remove, Object: unjumped}, "while iptables -t nat -D POSTROUTING -j UPLANE-POSTROUTING 2>/dev/null; do :; done; iptables -t nat -F UPLANE-POSTROUTING; iptables -t nat -X UPLANE-POSTROUTING"},

@@ -63,9 +63,12 @@ func (k *Kernel) observeLinks(state policy.State, host *policy.Host) {
 	for _, l := range k.links {
 		switch {
 		case !l.ours():
-			host.Links[l.name] = policy.HostLink{Index: l.index, MTU: l.mtu, Running: l.up && l.running, Made: l.made()}
+			host.Links[l.name] = policy.HostLink{
+				Index: l.index, MTU: l.mtu, Running: l.up && l.running, Made: l.made(),
+				Bridge: l.kind == "bridge", Master: k.links[l.master].name,
+			}
 		case l.kind == "bridge":
-			state.Add(policy.Bridge{Name: l.name, Lane: l.lane(), MTU: l.mtu, Up: l.up})
+			state.Add(policy.Bridge{Name: l.name, Lane: l.lane(), MTU: l.mtu, Up: l.up, Master: k.links[l.master].name})
 		default:
 			state.Add(k.veth(l, inner[l.index]))
 		}
@@ -119,7 +122,9 @@ func (k *Kernel) applyBridge(op policy.Op, b policy.Bridge) error {
 			return err
 		}
 	}
-	return setLink(k.host, b.Name, linkChange{alias: policy.AliasPrefix + b.Lane, mtu: b.MTU, stayDown: op.Verb == policy.Add})
+	return setLink(k.host, b.Name, linkChange{
+		alias: policy.AliasPrefix + b.Lane, mtu: b.MTU, setMaster: true, stayDown: op.Verb == policy.Add,
+	})
 }
 
 func (k *Kernel) applyVeth(op policy.Op, v policy.Veth) error {
