@@ -18,7 +18,7 @@ func TestOpString(t *testing.T) {
 		op   Op
 		want string
 	}{
-		{Op{Verb: Add, Object: Netns{"a", true}}, "ip netns add a; ip -n a link set lo alias uplane:a up"},
+		{Op{Verb: Add, Object: Netns{"a", true}}, "ip netns add a; ip netns exec a sysctl -eqw net/ipv6/conf/default/disable_ipv6=1 net/ipv6/conf/default/accept_ra=0 net/ipv6/conf/default/autoconf=0; ip -n a link set lo alias uplane:a up"},
 		{Op{Verb: Replace, Object: Netns{"a", true}, Have: Netns{"a", false}}, "ip -n a link set lo up"},
 		{Op{Verb: Replace, Object: bridge, Have: Bridge{Name: "ul-a", MTU: 1500}}, "ip link set dev ul-a alias uplane:a mtu 1400 up"},
 		{Op{Verb: Replace, Object: bridge, Have: Bridge{Name: "ul-a", Master: "bond0"}}, "ip link set dev ul-a alias uplane:a mtu 1400 nomaster up"},
@@ -44,7 +44,7 @@ func TestOpString(t *testing.T) {
 	if lines := (Chain{}).Lines(); lines != nil {
 		t.Error(lines)
 	}
-	if s := newState(Netns{"a", true}).String(); s != "ip netns add a\nip -n a link set lo alias uplane:a up\n" {
+	if s := newState(Netns{"a", true}).String(); s != "ip netns add a\nip netns exec a sysctl -eqw net/ipv6/conf/default/disable_ipv6=1 net/ipv6/conf/default/accept_ra=0 net/ipv6/conf/default/autoconf=0\nip -n a link set lo alias uplane:a up\n" {
 		t.Error(s)
 	}
 }
