@@ -4,10 +4,11 @@ import "fmt"
 
 // Bridge is a lane's bridge in the host's namespace.
 type Bridge struct {
-	Name string
-	Lane string // from its alias
-	MTU  int    // bytes
-	Up   bool
+	Name   string
+	Lane   string // from its alias
+	MTU    int    // bytes
+	Up     bool
+	Master string // what others have made it a port of
 }
 
 func (b Bridge) key() key { return linkKey("", b.Name) }
@@ -25,8 +26,12 @@ func (b Bridge) add() []string {
 	}
 }
 
-func (b Bridge) replace(Object) []string {
-	return []string{fmt.Sprintf("ip link set dev %s alias %s%s mtu %d up", b.Name, AliasPrefix, b.Lane, b.MTU)}
+func (b Bridge) replace(from Object) []string {
+	master := ""
+	if have, ok := from.(Bridge); ok && have.Master != "" {
+		master = " nomaster"
+	}
+	return []string{fmt.Sprintf("ip link set dev %s alias %s%s mtu %d%s up", b.Name, AliasPrefix, b.Lane, b.MTU, master)}
 }
 
 func (b Bridge) remove() []string { return []string{"ip link del dev " + b.Name} }

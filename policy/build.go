@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -46,7 +47,7 @@ type LaneStatus struct {
 // is, by name.
 func Build(in Input) (State, []LaneStatus) {
 	lanes := byName(in.Lanes)
-	b := builder{in: &in, want: make(State, objectsPerLane*len(lanes)), sysctls: make(map[string]string, 2*len(lanes)), exits: make(map[string]exit)}
+	b := builder{in: &in, want: make(State, objectsPerLane*len(lanes)), sysctls: make(map[string]string, 2*len(lanes)), exits: make(map[string]exit), ports: in.Host.ports()}
 	statuses := make([]LaneStatus, len(lanes))
 	for i, l := range lanes {
 		statuses[i] = b.lane(l)
@@ -66,7 +67,8 @@ type builder struct {
 	want    State
 	chains  chains
 	sysctls map[string]string
-	exits   map[string]exit // by uplink
+	exits   map[string]exit     // by uplink
+	ports   map[string][]string // others', by the link that they are ports of
 }
 
 // lane builds one lane, in the order of the hand recipe.
@@ -76,20 +78,7 @@ func (b *builder) lane(l Lane) LaneStatus {
 		st.State, st.Reason = Error, fmt.Sprintf("namespace %s exists and is not ours: remove it (ip netns del %s) or name the lane otherwise", l.Name, l.Name)
 		return st
 	}
-	path := ResolvConfPath(l.Name)
-	foreign, clash, held := b.in.Host.Files[path], b.in.Clashes[l.Name], b.held(&l)
-	if foreign || clash != "" || held != "" {
-		// Without a veth nothing leaves; what programs in the lane hold stays.
-		st.State, st.Reason = Error, clash
-		st.Want = []Object{Netns{l.Name, true}}
-		if foreign {
-			st.Reason = path + " exists and is not ours: remove it or name the lane otherwise"
-		} else {
-			if held != "" {
-				st.State, st.Reason = Waiting, held
-			}
-			st.Want = append(st.Want, resolvConf(l.Name, nil, nil))
-		}
+	if b.bare(&st) {
 		b.want.Add(st.Want...)
 		return st
 	}
@@ -135,7 +124,7 @@ func (b *builder) lane(l Lane) LaneStatus {
 	if !l.External {
 		own = append(own, Addr{"", outer, gateway})
 		if a.Bridge != "" {
-			own = append(own, Bridge{a.Bridge, l.Name, mtu, true})
+			own = append(own, Bridge{Name: a.Bridge, Lane: l.Name, MTU: mtu, Up: true})
 		}
 	}
 	if l.Mark != 0 {
@@ -157,6 +146,35 @@ func (b *builder) lane(l Lane) LaneStatus {
 	b.chains.lane(l, a.Subnet, outer, a.Veth, st.Uplink)
 	b.forwarding(l, outer, st.Uplink)
 	return st
+}
+
+// bare tells whether a lane keeps no more than its namespace, and why: without a
+// veth nothing leaves, and what programs in the lane hold stays.
+func (b *builder) bare(st *LaneStatus) bool {
+	l, path := &st.Lane, ResolvConfPath(st.Lane.Name)
+	foreign, held, clash, shared := b.in.Host.Files[path], b.held(l), b.in.Clashes[l.Name], b.shared(l)
+	st.State, st.Reason = Error, cmp.Or(clash, shared)
+	if held != "" {
+		st.State, st.Reason = Waiting, held
+	}
+	if foreign {
+		st.State, st.Reason = Error, path+" exists and is not ours: remove it or name the lane otherwise"
+	}
+	if st.Reason == "" {
+		return false
+	}
+	st.Want = []Object{Netns{l.Name, true}}
+	if !foreign {
+		st.Want = append(st.Want, resolvConf(l.Name, nil, nil))
+	}
+	if st.Reason == shared && !l.External {
+		// To remove our bridge would be to take the port out, as often as somebody puts it in. What comes in
+		// by that goes nowhere.
+		st.Want = append(st.Want, Bridge{Name: st.Alloc.Bridge, Lane: l.Name, MTU: defaultMTU, Up: true})
+		b.chains.drop(st.Alloc.Bridge)
+		b.forwarding(Lane{}, st.Alloc.Bridge, nil)
+	}
+	return true
 }
 
 var default4 = netip.MustParsePrefix("0.0.0.0/0")
@@ -226,12 +244,16 @@ func (b *builder) exit(u *Uplink) exit {
 
 // forwarding switches forwarding on for exactly the interfaces through which
 // the lane's packets come in, never for the host; keeps IPv6 off the lane's own
-// interface; and stops the uplink's siblings in one subnet from answering ARP
-// for it, which would draw the lane's downloads to the wrong card.
+// interface, and the spanning tree protocol off NetworkManager's bridge, whose only
+// port it would keep silent for 30 s; and stops the uplink's siblings in one subnet
+// from answering ARP for it, which would draw the lane's downloads to the wrong card.
 func (b *builder) forwarding(l Lane, outer string, u *Uplink) {
 	b.sysctls[ipv4Conf(outer, "forwarding")] = "1"
 	if b.in.Host.IPv6 {
 		b.sysctls["net/ipv6/conf/"+outer+"/disable_ipv6"] = "1"
+	}
+	if l.External {
+		b.sysctls[stpKey(outer)] = "0"
 	}
 	for _, p := range l.Allow {
 		if dev := b.mainRoute(p); dev != "" {

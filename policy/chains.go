@@ -31,12 +31,17 @@ func (c *chains) lane(l Lane, subnet netip.Prefix, outer, veth string, u *Uplink
 		drop = append(drop, veth) // NetworkManager takes it out of the bridge whenever it activates the profile
 	}
 	for _, link := range drop {
-		rule(&c.forward, "-i ", link, " -j DROP")
-		rule(&c.forward, "-o ", link, " -j DROP")
+		c.drop(link)
 	}
 	if l.Mark != 0 {
 		rule(&c.mangle, "-i ", outer, " -j MARK --set-xmark ", fmt.Sprintf("%#x", l.Mark), "/0xffffffff")
 	}
+}
+
+// drop lets nothing by that a link brings or takes.
+func (c *chains) drop(link string) {
+	rule(&c.forward, "-i ", link, " -j DROP")
+	rule(&c.forward, "-o ", link, " -j DROP")
 }
 
 // drops tells whether s has the rules that drop all that a link brings and takes.

@@ -83,8 +83,8 @@ func (w *walker) manager() {
 			v.Bridge = ""
 			w.m.objects[k] = v
 		} else if ok && w.m.links[v.Bridge] && chance(w.T, "spanning tree", 30) {
-			v.STP = true
-			w.m.objects[k] = v
+			stp := Sysctl{stpKey(v.Bridge), "1"}
+			w.m.objects[stp.key()], w.saved[stp.Key] = stp, "1"
 		}
 	}
 }
@@ -116,8 +116,13 @@ func (w *walker) drawHost() {
 	}
 	for _, name := range []string{"br0", "ul-steam", "ul-games", "docker0"} {
 		if chance(w.T, "link "+name, 30) && w.m.objects[linkKey("", name)] == nil {
-			w.host.Links[name] = HostLink{MTU: 1500, Addrs: pick(w.T, "address", nil, []netip.Prefix{pfx("172.17.0.1/16")}, []netip.Prefix{pfx("10.0.1.9/24")}, []netip.Prefix{pfx("10.0.7.1/30")})}
+			w.host.Links[name] = HostLink{MTU: 1500, Bridge: chance(w.T, "bridge", 90), Master: pick(w.T, "master", "", "", "", "", "bond0"), Addrs: pick(w.T, "address", nil, []netip.Prefix{pfx("172.17.0.1/16")}, []netip.Prefix{pfx("10.0.1.9/24")}, []netip.Prefix{pfx("10.0.7.1/30")})}
 			w.host.Routes = append(w.host.Routes, HostRoute{Table: MainTable, Dst: pfx("10.0.1.0/24"), Dev: name, Metric: uint32(425 + len(w.host.Routes))})
+		}
+	}
+	for _, name := range []string{"tap0", "vethc"} {
+		if chance(w.T, "port "+name, 20) {
+			w.host.Links[name] = HostLink{MTU: 1500, Master: pick(w.T, "its bridge", "br0", "ul-steam", "ul-games", "docker0")}
 		}
 	}
 	if chance(w.T, "foreign objects", 30) {
@@ -261,6 +266,7 @@ func TestWalk(t *testing.T) {
 				}
 				return w.m.open(subnets)
 			})
+			w.spared(want)
 		}
 		// And down: nothing is left but switches as they were.
 		w.lanes = []Lane{}
@@ -273,6 +279,25 @@ func TestWalk(t *testing.T) {
 			}
 		}
 	})
+}
+
+// spared checks that nothing is done to a bridge that others use, too.
+func (w *walker) spared(want State) {
+	for o := range want {
+		switch o := o.(type) {
+		case Sysctl:
+			arp := strings.Contains(o.Key, "/arp_") // that is for an uplink's sake
+			if w.host.Links[o.Link()].Bridge && w.m.shared[o.Link()] && !arp && o.Value != w.saved[o.Key] {
+				w.Fatalf("%v of a bridge that others use, too", o)
+			}
+		case Chain:
+			for name := range w.host.Links {
+				if w.host.Links[name].Bridge && w.m.shared[name] && strings.Contains(o.Rules+" ", " "+name+" ") {
+					w.Fatalf("rules for %s, which others use, too:\n%s", name, o.Rules)
+				}
+			}
+		}
+	}
 }
 
 // Whatever others did to what is ours is healed, and from wherever a plan fails
@@ -350,6 +375,7 @@ func (w *walker) drift() {
 	case Bridge:
 		x.Lane = pick(w.T, "lane", x.Lane, "games")
 		x.MTU = pick(w.T, "mtu", x.MTU, 1280)
+		x.Master = pick(w.T, "master", "", "", "bond0")
 		if x.Up = chance(w.T, "up", 50); !x.Up {
 			m.dropRoutes("", x.Name)
 		}
@@ -435,7 +461,7 @@ func (w *walker) stale() {
 			Route{Netns: "stale", Table: MainTable, Dst: default4, Via: ipa("10.0.1.1"), Dev: InnerLink},
 			Route{Table: 100, Dst: pfx("10.0.1.0/24"), Dev: "ulv-stale"})
 	case "bridge":
-		add(Bridge{"ul-stale", "stale", 1500, true}, Addr{"", "ul-stale", pfx("10.5.0.1/24")}, Route{Table: 100, Dst: pfx("10.5.0.0/24"), Dev: "ul-stale"})
+		add(Bridge{Name: "ul-stale", Lane: "stale", MTU: 1500, Up: true}, Addr{"", "ul-stale", pfx("10.5.0.1/24")}, Route{Table: 100, Dst: pfx("10.5.0.0/24"), Dev: "ul-stale"})
 	case "address":
 		for _, o := range w.m.objects {
 			if b, ok := o.(Bridge); ok {

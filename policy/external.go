@@ -23,7 +23,7 @@ func TakeOver(have State, h *Host, lanes []Lane, held map[string]string) []Op {
 	for o := range have {
 		if b, ok := o.(Bridge); ok && taken[b.Name] {
 			delete(have, o)
-			h.Links[b.Name] = HostLink{MTU: b.MTU, Running: b.Up}
+			h.Links[b.Name] = HostLink{MTU: b.MTU, Running: b.Up, Bridge: true}
 			ops = append(ops, Op{Verb: Release, Object: b})
 		}
 	}

@@ -19,6 +19,8 @@ type HostLink struct {
 	MTU     int  // bytes
 	Running bool // up, with carrier
 	Made    bool // by us, and taken over by NetworkManager
+	Bridge  bool
+	Master  string // the link that it is a port of; empty: none
 	Addrs   []netip.Prefix
 }
 

@@ -13,6 +13,7 @@ import (
 type model struct {
 	objects map[key]Object
 	links   map[string]bool // others': uplinks and whatever else there is
+	shared  map[string]bool // of all links, those that a lane's veth does not belong into
 	routes  map[key]bool    // others'
 }
 
@@ -30,9 +31,15 @@ func (m *model) host(h *Host) {
 			m.free(name)
 		}
 	}
-	m.links, m.routes = map[string]bool{}, map[key]bool{}
-	for name := range h.Links {
+	m.links, m.shared, m.routes = map[string]bool{}, map[string]bool{}, map[key]bool{}
+	for name, l := range h.Links {
 		m.links[name] = true
+		if !l.Bridge || l.Master != "" {
+			m.shared[name] = true
+		}
+		if l.Master != "" {
+			m.shared[l.Master] = true
+		}
 	}
 	for _, r := range h.Routes {
 		m.routes[Route{Table: r.Table, Dst: r.Dst, Metric: r.Metric}.key()] = true
@@ -40,7 +47,7 @@ func (m *model) host(h *Host) {
 }
 
 func (m *model) clone() *model {
-	return &model{maps.Clone(m.objects), m.links, m.routes}
+	return &model{maps.Clone(m.objects), m.links, m.shared, m.routes}
 }
 
 func (m *model) state() State {
@@ -156,6 +163,8 @@ func (m *model) accepts(o Object) error {
 			return fmt.Errorf("no namespace")
 		case o.Bridge != "" && !m.hasLink("", o.Bridge):
 			return fmt.Errorf("no bridge")
+		case m.shared[o.Bridge]:
+			return fmt.Errorf("%s is not the lane's alone", o.Bridge)
 		case other != nil && other.key() != o.key():
 			return fmt.Errorf("the namespace has an %s", o.Inner)
 		}
@@ -232,7 +241,7 @@ func (m *model) remove(o Object) {
 func (m *model) free(bridge string) {
 	for k, x := range m.objects {
 		if v, ok := x.(Veth); ok && v.Bridge == bridge {
-			v.Bridge, v.STP = "", false
+			v.Bridge = ""
 			m.objects[k] = v
 		}
 	}

@@ -11,9 +11,23 @@ func (n Netns) key() key { return netnsKey(n.Name) }
 
 func netnsKey(name string) key { return key{kind: kindNetns, name: name} }
 
+// NetnsSysctls is what switches IPv6 off on every link that a new namespace gets, for
+// lanes have no way out by it: not even somebody who speaks to a lane at layer 2 can
+// give it one. lo is there before, and keeps ::1, which programs bind to.
+var NetnsSysctls = []Sysctl{
+	{"net/ipv6/conf/default/disable_ipv6", "1"},
+	{"net/ipv6/conf/default/accept_ra", "0"}, // nor if a program with the right to do so switches it on again
+	{"net/ipv6/conf/default/autoconf", "0"},
+}
+
 func (n Netns) add() []string {
+	switches := ""
+	for _, s := range NetnsSysctls {
+		switches += " " + s.Key + "=" + s.Value
+	}
 	return []string{
 		"ip netns add " + n.Name,
+		"ip netns exec " + n.Name + " sysctl -eqw" + switches, // -e: a kernel may have no IPv6
 		"ip -n " + n.Name + " link set lo alias " + AliasPrefix + n.Name + " up",
 	}
 }

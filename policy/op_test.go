@@ -12,14 +12,16 @@ func TestOpString(t *testing.T) {
 	chain := Chain{"nat", PostroutingChain, "POSTROUTING", true, "-s 10.0.1.0/24 -o w -j MASQUERADE"}
 	unjumped := chain
 	unjumped.Jumped = false
-	veth := Veth{"ulv-a", "a", "a", InnerLink, "ul-a", 1500, true, true, false}
+	veth := Veth{"ulv-a", "a", "a", InnerLink, "ul-a", 1500, true, true}
+	bridge := Bridge{Name: "ul-a", Lane: "a", MTU: 1400, Up: true}
 	for _, c := range []struct {
 		op   Op
 		want string
 	}{
-		{Op{Verb: Add, Object: Netns{"a", true}}, "ip netns add a; ip -n a link set lo alias uplane:a up"},
+		{Op{Verb: Add, Object: Netns{"a", true}}, "ip netns add a; ip netns exec a sysctl -eqw net/ipv6/conf/default/disable_ipv6=1 net/ipv6/conf/default/accept_ra=0 net/ipv6/conf/default/autoconf=0; ip -n a link set lo alias uplane:a up"},
 		{Op{Verb: Replace, Object: Netns{"a", true}, Have: Netns{"a", false}}, "ip -n a link set lo up"},
-		{Op{Verb: Replace, Object: Bridge{"ul-a", "a", 1400, true}, Have: Bridge{"ul-a", "", 1500, false}}, "ip link set dev ul-a alias uplane:a mtu 1400 up"},
+		{Op{Verb: Replace, Object: bridge, Have: Bridge{Name: "ul-a", MTU: 1500}}, "ip link set dev ul-a alias uplane:a mtu 1400 up"},
+		{Op{Verb: Replace, Object: bridge, Have: Bridge{Name: "ul-a", Master: "bond0"}}, "ip link set dev ul-a alias uplane:a mtu 1400 nomaster up"},
 		{Op{Verb: Replace, Object: veth, Have: veth}, "ip link set dev ulv-a alias uplane:a mtu 1500 up; ip -n a link set dev eth0 mtu 1500 up"},
 		{Op{Verb: Remove, Object: chain}, "iptables -t nat -D POSTROUTING -j UPLANE-POSTROUTING; iptables -t nat -F UPLANE-POSTROUTING; iptables -t nat -X UPLANE-POSTROUTING"},
 		{Op{Verb: Remove, Object: unjumped}, "while iptables -t nat -D POSTROUTING -j UPLANE-POSTROUTING 2>/dev/null; do :; done; iptables -t nat -F UPLANE-POSTROUTING; iptables -t nat -X UPLANE-POSTROUTING"},
@@ -42,7 +44,7 @@ func TestOpString(t *testing.T) {
 	if lines := (Chain{}).Lines(); lines != nil {
 		t.Error(lines)
 	}
-	if s := newState(Netns{"a", true}).String(); s != "ip netns add a\nip -n a link set lo alias uplane:a up\n" {
+	if s := newState(Netns{"a", true}).String(); s != "ip netns add a\nip netns exec a sysctl -eqw net/ipv6/conf/default/disable_ipv6=1 net/ipv6/conf/default/accept_ra=0 net/ipv6/conf/default/autoconf=0\nip -n a link set lo alias uplane:a up\n" {
 		t.Error(s)
 	}
 }
@@ -59,7 +61,7 @@ func TestOrphanBesideEth0(t *testing.T) {
 	w.uplinks[0].Interface = "eth0"
 	w.host = hostOf(w.uplinks...)
 	have, _ := w.build()
-	veth := Veth{"ulv-steam", "steam", "steam", InnerLink, "ul-steam", 1500, true, true, false}
+	veth := Veth{"ulv-steam", "steam", "steam", InnerLink, "ul-steam", 1500, true, true}
 	if !have.Has(veth) {
 		t.Fatal(have)
 	}

@@ -3,6 +3,7 @@ package kernel
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -214,6 +215,12 @@ func addNetns(name string) error {
 	err := onNewThread(func() error {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return fmt.Errorf("unshare: %w", err)
+		}
+		for _, s := range policy.NetnsSysctls {
+			// The kernel shows the switches of the thread's namespace.
+			if err := os.WriteFile(procSys+s.Key, []byte(s.Value), 0); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
 		}
 		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 		if err != nil {

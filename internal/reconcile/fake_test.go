@@ -98,7 +98,7 @@ func (m *machine) Apply(op policy.Op) error {
 	case policy.Release:
 		b := op.Object.(policy.Bridge)
 		delete(m.have, b)
-		link := policy.HostLink{MTU: b.MTU, Running: b.Up, Made: true}
+		link := policy.HostLink{MTU: b.MTU, Running: b.Up, Made: true, Bridge: true}
 		for o := range m.have {
 			if a, ok := o.(policy.Addr); ok && a.Netns == "" && a.Link == b.Name {
 				delete(m.have, o)

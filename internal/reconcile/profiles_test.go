@@ -38,7 +38,7 @@ func (d *daemon) bridge(address netip.Prefix) {
 			return // ours still
 		}
 	}
-	d.machine.links["ul-steam"] = policy.HostLink{Index: 9, MTU: 1500, Running: true, Addrs: []netip.Prefix{address}}
+	d.machine.links["ul-steam"] = policy.HostLink{Index: 9, MTU: 1500, Running: true, Bridge: true, Addrs: []netip.Prefix{address}}
 }
 
 // count returns how many objects of the lane there are whose lines have word.
@@ -168,7 +168,7 @@ func TestProfileTakesOver(t *testing.T) {
 	d.readConfig()
 	d.uplinks.Profiles = nil
 	delete(m.links, "ul-steam")
-	m.links["ul-steam"] = policy.HostLink{MTU: 1500, Made: true}
+	m.links["ul-steam"] = policy.HostLink{MTU: 1500, Made: true, Bridge: true}
 	if v, err := d.look(); err != nil || !strings.Contains(policy.Op{Verb: policy.Remove, Object: policy.Diff(v.have, v.want)[1].Object}.String(), "ip link del dev ul-steam") {
 		t.Errorf("%v: %v", err, policy.Diff(v.have, v.want))
 	}
