@@ -36,10 +36,10 @@ func TestReadme(t *testing.T) {
 			}
 		}
 		if strings.Contains(box[1], "adopt") {
-			pid := s.sh("systemctl show --property=MainPID --value download.service")
-			if got, want := s.sh("readlink /proc/"+pid+"/ns/net"), s.sh("ip netns exec steam readlink /proc/self/ns/net"); got != want {
-				t.Errorf("the service is in %s, not in the lane's %s", got, want)
-			}
+			waitFor(t, func() bool { // systemd calls it started before it is in the lane
+				pid := s.sh("systemctl show --property=MainPID --value download.service")
+				return s.sh("readlink /proc/"+pid+"/ns/net") == s.sh("ip netns exec steam readlink /proc/self/ns/net")
+			}, "the service is in the lane")
 		}
 	}
 	if lines < 12 {
