@@ -237,12 +237,16 @@ func (b *builder) exit(u *Uplink) exit {
 
 // forwarding switches forwarding on for exactly the interfaces through which
 // the lane's packets come in, never for the host; keeps IPv6 off the lane's own
-// interface; and stops the uplink's siblings in one subnet from answering ARP
-// for it, which would draw the lane's downloads to the wrong card.
+// interface, and the spanning tree protocol off NetworkManager's bridge, whose only
+// port it would keep silent for 30 s; and stops the uplink's siblings in one subnet
+// from answering ARP for it, which would draw the lane's downloads to the wrong card.
 func (b *builder) forwarding(l Lane, outer string, u *Uplink) {
 	b.sysctls[ipv4Conf(outer, "forwarding")] = "1"
 	if b.in.Host.IPv6 {
 		b.sysctls["net/ipv6/conf/"+outer+"/disable_ipv6"] = "1"
+	}
+	if l.External {
+		b.sysctls[stpKey(outer)] = "0"
 	}
 	for _, p := range l.Allow {
 		if dev := b.mainRoute(p); dev != "" {

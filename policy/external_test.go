@@ -159,7 +159,6 @@ func TestExternalPort(t *testing.T) {
 	veth := findVeth(want)
 	for have, line := range map[Veth]string{
 		with2(veth, func(v *Veth) { v.Bridge = "" }):    "ip link set dev ulv-steam alias uplane:steam mtu 1500 master ul-steam up",
-		with2(veth, func(v *Veth) { v.STP = true }):     "ip link set dev ul-steam type bridge stp_state 0",
 		with2(veth, func(v *Veth) { v.Bridge = "br7" }): "ip link del dev ulv-steam", // where no rule drops
 	} {
 		s := maps.Clone(want)
@@ -169,6 +168,15 @@ func TestExternalPort(t *testing.T) {
 		if lines := strings.Split(shell(ops), "\n"); lines[0] != line || len(ops) != 1 && have.Bridge != "br7" {
 			t.Errorf("from %v:\n%s", have, shell(ops))
 		}
+	}
+	on := maps.Clone(want)
+	delete(on, Sysctl{stpKey("ul-steam"), "0"})
+	on.Add(Sysctl{stpKey("ul-steam"), "1"})
+	if got := shell(Diff(on, want)); !strings.HasPrefix(got, "ip link set dev ul-steam type bridge stp_state 0\nfor p in ") {
+		t.Error(got)
+	}
+	if got := shell(Diff(want, on)); got != "ip link set dev ul-steam type bridge stp_state 1\n" {
+		t.Error(got)
 	}
 }
 

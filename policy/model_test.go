@@ -241,7 +241,7 @@ func (m *model) remove(o Object) {
 func (m *model) free(bridge string) {
 	for k, x := range m.objects {
 		if v, ok := x.(Veth); ok && v.Bridge == bridge {
-			v.Bridge, v.STP = "", false
+			v.Bridge = ""
 			m.objects[k] = v
 		}
 	}

@@ -12,7 +12,7 @@ func TestOpString(t *testing.T) {
 	chain := Chain{"nat", PostroutingChain, "POSTROUTING", true, "-s 10.0.1.0/24 -o w -j MASQUERADE"}
 	unjumped := chain
 	unjumped.Jumped = false
-	veth := Veth{"ulv-a", "a", "a", InnerLink, "ul-a", 1500, true, true, false}
+	veth := Veth{"ulv-a", "a", "a", InnerLink, "ul-a", 1500, true, true}
 	bridge := Bridge{Name: "ul-a", Lane: "a", MTU: 1400, Up: true}
 	for _, c := range []struct {
 		op   Op
@@ -61,7 +61,7 @@ func TestOrphanBesideEth0(t *testing.T) {
 	w.uplinks[0].Interface = "eth0"
 	w.host = hostOf(w.uplinks...)
 	have, _ := w.build()
-	veth := Veth{"ulv-steam", "steam", "steam", InnerLink, "ul-steam", 1500, true, true, false}
+	veth := Veth{"ulv-steam", "steam", "steam", InnerLink, "ul-steam", 1500, true, true}
 	if !have.Has(veth) {
 		t.Fatal(have)
 	}

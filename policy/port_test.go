@@ -58,9 +58,9 @@ func TestForeignPort(t *testing.T) {
 				t.Errorf("not the veth first:\n%s", shell(ops))
 			}
 			// Its switches are as they were.
-			w.saved = map[string]string{"net/ipv4/conf/ul-steam/forwarding": "0", "net/ipv6/conf/ul-steam/disable_ipv6": "0"}
+			w.saved = map[string]string{"net/ipv4/conf/ul-steam/forwarding": "0", "net/ipv6/conf/ul-steam/disable_ipv6": "0", stpKey("ul-steam"): "1"}
 			closed, _ = w.build()
-			if c.lane.External != closed.Has(Sysctl{"net/ipv6/conf/ul-steam/disable_ipv6", "0"}) {
+			if c.lane.External != closed.Has(Sysctl{"net/ipv6/conf/ul-steam/disable_ipv6", "0"}) || c.lane.External != closed.Has(Sysctl{stpKey("ul-steam"), "1"}) {
 				t.Errorf("\n%s", closed)
 			}
 		})
@@ -91,6 +91,7 @@ func TestGoldenPort(t *testing.T) {
 		if l.External {
 			w.saved = map[string]string{
 				"net/ipv4/conf/ul-steam/forwarding": "0", "net/ipv6/conf/ul-steam/disable_ipv6": "0", "net/ipv4/conf/wlp6s0/forwarding": "0",
+				stpKey("ul-steam"): "1",
 			}
 		}
 		closed, statuses := w.build()

@@ -12,18 +12,34 @@ type Sysctl struct {
 	Value string
 }
 
+// stpKey is the switch of a bridge's spanning tree protocol. It has no file among the
+// others, but is one: it is saved, set and put back like them.
+func stpKey(bridge string) string { return "net/bridge/conf/" + bridge + "/stp_state" }
+
+// IsSTP tells whether the switch is that of a bridge's spanning tree protocol.
+func (s Sysctl) IsSTP() bool { return s.Key == stpKey(s.Link()) }
+
 func (s Sysctl) key() key { return key{kind: kindSysctl, name: s.Key} }
 
 func (s Sysctl) dependsOn() []key { return []key{linkKey("", s.Link())} }
 
 // Link is the interface that the switch belongs to.
 func (s Sysctl) Link() string {
-	if f := strings.Split(s.Key, "/"); len(f) == 5 {
-		return f[3]
-	}
-	return ""
+	_, rest, _ := strings.Cut(s.Key, "/conf/")
+	link, _, _ := strings.Cut(rest, "/")
+	return link
 }
 
-func (s Sysctl) add() []string           { return []string{fmt.Sprintf("sysctl -qw %s=%s", s.Key, s.Value)} }
+func (s Sysctl) add() []string {
+	if !s.IsSTP() {
+		return []string{fmt.Sprintf("sysctl -qw %s=%s", s.Key, s.Value)}
+	}
+	lines := []string{fmt.Sprintf("ip link set dev %s type bridge stp_state %s", s.Link(), s.Value)}
+	if s.Value == "0" { // the port's state stays as it was
+		lines = append(lines, fmt.Sprintf("for p in /sys/class/net/%s/brif/*; do bridge link set dev ${p##*/} state 3; done", s.Link()))
+	}
+	return lines
+}
+
 func (s Sysctl) replace(Object) []string { return s.add() }
 func (s Sysctl) remove() []string        { return nil }

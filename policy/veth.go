@@ -15,7 +15,6 @@ type Veth struct {
 	MTU     int    // of both ends, bytes; 0 when they differ
 	Up      bool
 	InnerUp bool
-	STP     bool // the bridge runs the spanning tree protocol, which keeps a new port silent for 30 s
 }
 
 func (v Veth) key() key { return linkKey("", v.Name) }
@@ -46,13 +45,6 @@ func (v Veth) add() []string {
 
 func (v Veth) replace(from Object) []string {
 	have, _ := from.(Veth)
-	var lines []string
-	if have.STP && v.Bridge != "" {
-		lines = append(lines, fmt.Sprintf("ip link set dev %s type bridge stp_state 0", v.Bridge))
-		if have.Bridge == v.Bridge { // the port's state stays as it was
-			lines = append(lines, fmt.Sprintf("bridge link set dev %s state 3", v.Name))
-		}
-	}
 	master := ""
 	switch {
 	case have.Bridge == v.Bridge:
@@ -61,10 +53,10 @@ func (v Veth) replace(from Object) []string {
 	default:
 		master = " master " + v.Bridge
 	}
-	return append(lines,
+	return []string{
 		fmt.Sprintf("ip link set dev %s alias %s%s mtu %d%s up", v.Name, AliasPrefix, v.Lane, v.MTU, master),
 		fmt.Sprintf("ip -n %s link set dev %s mtu %d up", v.Netns, v.Inner, v.MTU),
-	)
+	}
 }
 
 func (v Veth) remove() []string { return []string{"ip link del dev " + v.Name} }

@@ -143,7 +143,7 @@ func noteOne(kind uint16, body []byte, p *parts, fresh *freshness) {
 	switch kind {
 	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
 		if len(body) > 0 && body[0] == unix.AF_INET6 {
-			// IPv6 came up on a link; NetworkManager lets it when it takes up a profile. See foreignBridges.
+			// IPv6 came up on a link; NetworkManager lets it when it takes up a profile. See forgetBridges.
 			p.links = true
 			return
 		}

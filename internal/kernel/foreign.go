@@ -11,45 +11,57 @@ import (
 	"uplane/policy"
 )
 
-// foreignBridges notes which bridges of others, NetworkManager's, have one of our
-// veths as a port, and whether they run the spanning tree protocol. What is
-// known of their switches is forgotten: NetworkManager sets disable_ipv6 whenever it takes up a
-// profile, and the kernel tells no more than that IPv6 came up.
-func (k *Kernel) foreignBridges() {
-	k.stp = nil
-	for _, l := range k.links {
-		master, ok := k.links[l.master]
-		if !ok || l.kind != "veth" || !l.ours() || master.ours() {
-			continue
-		}
-		for key := range k.sysctls {
-			if strings.Contains(key, "/conf/"+master.name+"/") {
-				delete(k.sysctls, key)
-			}
-		}
-		if data, err := os.ReadFile("/sys/class/net/" + master.name + "/bridge/stp_state"); err == nil && strings.TrimSpace(string(data)) != "0" {
-			if k.stp == nil {
-				k.stp = map[int]bool{}
-			}
-			k.stp[master.index] = true
+// forgetBridges forgets what is known of the switches of others' bridges, NetworkManager's:
+// it sets them whenever it takes up a profile, and the kernel tells no more than that the link changed.
+func (k *Kernel) forgetBridges() {
+	for key := range k.sysctls {
+		if l := k.links[k.indexes[policy.Sysctl{Key: key}.Link()]]; l.kind == "bridge" && !l.ours() {
+			delete(k.sysctls, key)
 		}
 	}
 }
 
-// stopSTP switches a bridge's spanning tree protocol off and lets its port, which
-// keeps its state over that, pass packets. A lane's bridge has one port, so there is nothing to
-// loop, and the protocol would keep that port silent for half a minute.
-func (k *Kernel) stopSTP(bridge, port int) error {
-	off := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
-	off.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated("bridge"))
-	off.AddRtAttr(nl.IFLA_INFO_DATA, nil).AddRtAttr(nl.IFLA_BR_STP_STATE, nl.Uint32Attr(0))
-	if err := changeLink(unix.RTM_NEWLINK, unix.AF_UNSPEC, bridge, off); err != nil {
+// stp reads whether a bridge runs the spanning tree protocol.
+func stp(bridge string) (string, error) {
+	data, err := os.ReadFile("/sys/class/net/" + bridge + "/bridge/stp_state")
+	if value := strings.TrimSpace(string(data)); err != nil || value == "0" {
+		return value, err
+	}
+	return "1", nil // 2 is that a program runs it, which the kernel decides
+}
+
+// setSTP switches a bridge's spanning tree protocol on or off. A lane's bridge has one port, so there is
+// nothing to loop, and the protocol would keep that port silent for half a minute. The port keeps
+// its state when it is switched off, so it is told to pass packets.
+func (k *Kernel) setSTP(bridge string, on bool) error {
+	l, err := k.host.LinkByName(bridge)
+	if err != nil {
+		return err
+	}
+	index := l.Attrs().Index
+	attr := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
+	attr.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated("bridge"))
+	attr.AddRtAttr(nl.IFLA_INFO_DATA, nil).AddRtAttr(nl.IFLA_BR_STP_STATE, nl.Uint32Attr(map[bool]uint32{true: 1}[on]))
+	if err := changeLink(unix.RTM_NEWLINK, unix.AF_UNSPEC, index, attr); err != nil || on {
+		return err
+	}
+	ports, err := os.ReadDir("/sys/class/net/" + bridge + "/brif")
+	if err != nil {
 		return err
 	}
 	const forwarding = 3 // BR_STATE_FORWARDING of linux/if_bridge.h
 	state := nl.NewRtAttr(unix.IFLA_PROTINFO|unix.NLA_F_NESTED, nil)
 	state.AddRtAttr(nl.IFLA_BRPORT_STATE, []byte{forwarding})
-	return changeLink(unix.RTM_SETLINK, unix.AF_BRIDGE, port, state)
+	for _, p := range ports {
+		port, err := k.host.LinkByName(p.Name())
+		if err != nil || !toHostLink(port).ours() {
+			continue
+		}
+		if err := changeLink(unix.RTM_SETLINK, unix.AF_BRIDGE, port.Attrs().Index, state); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func changeLink(kind, family, index int, attr nl.NetlinkRequestData) error {

@@ -35,7 +35,6 @@ type Kernel struct {
 	ipv6    bool
 	links   map[int]hostLink // by index
 	indexes map[string]int   // of links, by name
-	stp     map[int]bool     // others' bridges of our veths that run the spanning tree protocol, by index
 	addrs   []hostAddr
 	routes  map[uint32][]route // by table
 	rules   []rule

@@ -45,7 +45,7 @@ func (k *Kernel) readLinks() error {
 		hl := toHostLink(l)
 		k.links[hl.index], k.indexes[hl.name] = hl, hl.index
 	}
-	k.foreignBridges()
+	k.forgetBridges()
 	return nil
 }
 
@@ -99,7 +99,7 @@ func (k *Kernel) innerEnds() map[int]innerEnd {
 func (k *Kernel) veth(l hostLink, inner innerEnd) policy.Veth {
 	v := policy.Veth{
 		Name: l.name, Lane: l.lane(), MTU: l.mtu, Up: l.up, Bridge: k.links[l.master].name,
-		Netns: inner.netns, Inner: inner.name, InnerUp: inner.up, STP: k.stp[l.master],
+		Netns: inner.netns, Inner: inner.name, InnerUp: inner.up,
 	}
 	if inner.mtu != l.mtu {
 		v.MTU = 0
@@ -158,15 +158,6 @@ func (k *Kernel) applyVeth(op policy.Op, v policy.Veth) error {
 	}
 	if err := setLink(k.host, v.Name, linkChange{alias: policy.AliasPrefix + v.Lane, mtu: v.MTU, master: master, setMaster: master >= 0}); err != nil {
 		return err
-	}
-	if have, ok := op.Have.(policy.Veth); ok && have.STP {
-		port, err := k.host.LinkByName(v.Name)
-		if err != nil {
-			return err
-		}
-		if err := k.stopSTP(master, port.Attrs().Index); err != nil {
-			return fmt.Errorf("switch off the spanning tree protocol of %s: %w", v.Bridge, err)
-		}
 	}
 	err = ns.do(func(h *netlink.Handle) error {
 		return setLink(h, v.Inner, linkChange{mtu: v.MTU})

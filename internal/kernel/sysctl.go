@@ -7,6 +7,9 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
 	"uplane/policy"
 )
 
@@ -17,13 +20,20 @@ func (k *Kernel) Sysctl(key string) (string, bool) {
 	if v, ok := k.sysctls[key]; ok {
 		return v, true
 	}
-	data, err := os.ReadFile(procSys + key)
+	v, err := readSysctl(policy.Sysctl{Key: key})
 	if err != nil {
 		return "", false
 	}
-	v := strings.TrimSpace(string(data))
 	k.sysctls[key] = v
 	return v, true
+}
+
+func readSysctl(s policy.Sysctl) (string, error) {
+	if s.IsSTP() {
+		return stp(s.Link())
+	}
+	data, err := os.ReadFile(procSys + s.Key)
+	return strings.TrimSpace(string(data)), err
 }
 
 func (k *Kernel) observeSysctls(state policy.State, keys []string) {
@@ -36,12 +46,29 @@ func (k *Kernel) observeSysctls(state policy.State, keys []string) {
 
 func (k *Kernel) applySysctl(s policy.Sysctl) error {
 	delete(k.sysctls, s.Key)
+	err := k.writeSysctl(s)
+	if errors.Is(err, errLinkGone) {
+		// The link went since it was looked at, as NetworkManager's bridges do, and its switches with it.
+		k.stale.mark(func(p *parts) { p.links = true })
+		return nil
+	}
+	return err
+}
+
+var errLinkGone = errors.New("the link is gone")
+
+func (k *Kernel) writeSysctl(s policy.Sysctl) error {
+	if s.IsSTP() {
+		err := k.setSTP(s.Link(), s.Value != "0")
+		if _, gone := err.(netlink.LinkNotFoundError); gone || errors.Is(err, unix.ENODEV) {
+			return errLinkGone
+		}
+		return err
+	}
 	err := os.WriteFile(procSys+s.Key, []byte(s.Value), 0)
 	if errors.Is(err, fs.ErrNotExist) {
-		// The link went since it was looked at, as NetworkManager's bridges do, and its switches with it.
 		if _, gone := os.Stat(filepath.Dir(procSys + s.Key)); errors.Is(gone, fs.ErrNotExist) {
-			k.stale.mark(func(p *parts) { p.links = true })
-			return nil
+			return errLinkGone
 		}
 	}
 	return err

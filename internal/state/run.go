@@ -83,7 +83,7 @@ func (l LaneRun) check() error {
 
 // Interface names have dots, so keys are in the kernel's notation with slashes.
 var sysctlKey = sync.OnceValue(func() *regexp.Regexp {
-	return regexp.MustCompile(`^net/ipv[46]/conf/([^/]+)/(?:forwarding|arp_ignore|arp_announce|disable_ipv6)$`)
+	return regexp.MustCompile(`^net/ipv[46]/conf/[^/]+/(?:forwarding|arp_ignore|arp_announce|disable_ipv6)$`)
 })
 
 // maxSysctl is above the largest meaning that any of these switches has, 8 of
@@ -91,11 +91,11 @@ var sysctlKey = sync.OnceValue(func() *regexp.Regexp {
 const maxSysctl = 255
 
 func checkSysctl(key string, value int) error {
-	m := sysctlKey().FindStringSubmatch(key)
-	if m == nil {
+	s := policy.Sysctl{Key: key}
+	if !s.IsSTP() && !sysctlKey().MatchString(key) {
 		return fmt.Errorf("invalid sysctl %q: it is none of ours", key)
 	}
-	if err := checkInterface(m[1]); err != nil {
+	if err := checkInterface(s.Link()); err != nil {
 		return fmt.Errorf("invalid sysctl %q: %w", key, err)
 	}
 	if value < 0 || value > maxSysctl {

@@ -55,7 +55,7 @@ func exampleRun() Run {
 				Search:    []string{"lan"},
 			}},
 		},
-		Sysctl:      map[string]int{"net/ipv4/conf/eth0.5/forwarding": 0, "net/ipv6/conf/wlp6s0/disable_ipv6": 1, "net/ipv4/conf/wlp6s0/arp_ignore": 8},
+		Sysctl:      map[string]int{"net/ipv4/conf/eth0.5/forwarding": 0, "net/ipv6/conf/wlp6s0/disable_ipv6": 1, "net/ipv4/conf/wlp6s0/arp_ignore": 8, "net/bridge/conf/br0/stp_state": 1},
 		Tables:      []string{"filter", "nat POSTROUTING"},
 		Directories: []string{"/etc/netns/steam", "/run/netns"},
 	}
@@ -269,6 +269,7 @@ func TestSetRefuses(t *testing.T) {
 		"invalid want":                       {Lanes: map[string]LaneRun{"a": {Want: "sideways"}}},
 		"uplink: invalid interface":          {Lanes: map[string]LaneRun{"a": {Uplink: &policy.Uplink{Interface: "a b"}}}},
 		"none of ours":                       {Sysctl: map[string]int{"net/ipv4/ip_forward": 1}},
+		"the kernel keeps it for itself":     {Sysctl: map[string]int{"net/bridge/conf/../stp_state": 1}},
 		"it means all of them":               {Sysctl: map[string]int{"net/ipv4/conf/all/forwarding": 1}},
 		"invalid interface name \"..\"":      {Sysctl: map[string]int{"net/ipv4/conf/../forwarding": 1}},
 		"net/ipv4/conf/a/../../forwarding":   {Sysctl: map[string]int{"net/ipv4/conf/a/../../forwarding": 1}},
