@@ -46,3 +46,22 @@ func TestReadme(t *testing.T) {
 		t.Errorf("README.md has only %d commands", lines)
 	}
 }
+
+// TestReadmes: what one README tells to type, the other does.
+func TestReadmes(t *testing.T) {
+	commands := func(file string) string {
+		text, err := os.ReadFile("../../" + file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var out []string
+		for _, box := range regexp.MustCompile("(?s)```[a-z]*\n.*?```").FindAllString(string(text), -1) {
+			out = append(out, regexp.MustCompile(" *#.*").ReplaceAllString(box, ""))
+		}
+		return strings.Join(out, "\n")
+	}
+	english, chinese := commands("README.md"), commands("README.zh-CN.md")
+	if requireSame(t, english, chinese); len(english) < 500 {
+		t.Errorf("only\n%s", english)
+	}
+}
