@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs the Debian packages that the tests and the demo need, and starts none of them:
 # a NetworkManager in the machine's own network namespace would take over its cards.
+# Packages named as arguments are installed too: what only some tests need.
 # Prints one line per step, and nothing when everything is there. Run as root ("make setup").
 set -eu
 
@@ -9,7 +10,7 @@ tcpdump util-linux procps netcat-openbsd make mmdebstrap gpg debian-archive-keyr
 systemd-container libglib2.0-bin python3-dbus polkitd'
 
 missing=
-for package in $packages; do
+for package in $packages "$@"; do
 	status=$(dpkg-query -W -f='${Status}' "$package" 2>/dev/null || true)
 	[ "$status" = 'install ok installed' ] || missing="$missing $package"
 done
