@@ -10,7 +10,7 @@ export GOFLAGS
 
 FUZZTIME   ?= 30s
 
-.PHONY: all build setup demo test lint bench fuzz install install-dispatcher clean
+.PHONY: all build setup setup-wifi demo test test-wifi lint bench fuzz install install-dispatcher clean
 
 all: build
 
@@ -20,16 +20,22 @@ build: ## both binaries, into bin/; without C, "uplane run" starts in three quar
 setup: ## what the tests and the demo need, from Debian's packages
 	sh packaging/setup.sh
 
+setup-wifi: ## that, and an emulator with which test-wifi makes radios
+	sh packaging/setup.sh qemu-system-x86
+
 demo: setup build ## the main job, live, in a world of its own
 	$(GO) run ./internal/lab/demo bin
 
 test: setup build ## everything; as root, the kernel's and NetworkManager's side too
 	$(GO) test -race -timeout 20m ./...
 
+test-wifi: setup-wifi ## a lane on real Wi-Fi, in an emulated machine: some minutes
+	$(GO) test -v -count=1 -timeout 40m -tags wifi ./internal/lab/wifi
+
 lint: ## go vet and staticcheck
 	test -z "$$(gofmt -l .)" || { gofmt -l .; exit 1; }
-	$(GO) vet ./...
-	$(GO) tool staticcheck ./...
+	$(GO) vet -tags wifi ./...
+	$(GO) tool staticcheck -tags wifi ./...
 
 bench: setup build ## speed, next to what one would do instead; writes docs/benchmarks.md
 	$(GO) run ./internal/lab/bench bin
