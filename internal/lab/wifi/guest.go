@@ -119,40 +119,14 @@ func (g *Guest) WaitBoot(ctx context.Context) error {
 
 // Reboot boots the guest again, by itself.
 func (g *Guest) Reboot(ctx context.Context) error {
-	if err := g.start("systemctl reboot"); err != nil {
+	// Nobody waits for the answer, which the agent may not live to give.
+	if err := g.agent.ask("guest-exec", map[string]any{"path": "/bin/systemctl", "arg": []string{"reboot"}}); err != nil {
 		return err
 	}
-	if err := g.waitEvent(ctx, "RESET"); err != nil {
-		return err
+	if _, err := g.monitor.next(ctx, func(m message) bool { return m.Event == "RESET" }); err != nil {
+		return fmt.Errorf("wait for the guest to reset: %w", err)
 	}
 	return g.WaitBoot(ctx)
-}
-
-// Suspend suspends the guest to memory, as closing a lid does, and wakes it up.
-func (g *Guest) Suspend(ctx context.Context) error {
-	if err := g.start("systemctl suspend"); err != nil {
-		return err
-	}
-	if err := g.waitEvent(ctx, "SUSPEND"); err != nil {
-		return err
-	}
-	if err := g.monitor.call(ctx, "system_wakeup", nil, nil); err != nil {
-		return err
-	}
-	return g.WaitBoot(ctx)
-}
-
-// start starts a script that may take the agent down with it.
-func (g *Guest) start(script string) error {
-	return g.agent.ask("guest-exec", map[string]any{"path": "/bin/sh", "arg": []string{"-c", script}})
-}
-
-// waitEvent waits until QEMU tells of an event.
-func (g *Guest) waitEvent(ctx context.Context, name string) error {
-	if _, err := g.monitor.next(ctx, func(m message) bool { return m.Event == name }); err != nil {
-		return fmt.Errorf("wait for %s: %w", name, err)
-	}
-	return nil
 }
 
 // Run runs a shell script in the guest as root, and returns what it printed.
