@@ -347,7 +347,9 @@ func (d *day) airplaneMode() {
 func (d *day) suspend() {
 	d.wait(`echo platform >/sys/power/pm_test
 		systemctl suspend
-		until [ $(cat /sys/power/suspend_stats/success) -gt 0 ]; do sleep 0.5; done`)
+		until [ $(cat /sys/power/suspend_stats/success) -gt 0 ]; do sleep 0.5; done
+		# It slept as well, and hostapd does not notice.
+		systemctl restart ap@home`)
 	d.say("woke up")
 	d.leavesBy("home", "192.168.50.1")
 }
