@@ -113,7 +113,11 @@ func (g *Guest) WaitBoot(ctx context.Context) error {
 	if err := g.agent.call(ctx, "guest-ping", nil, nil); err != nil {
 		return err
 	}
-	_, err := g.Run(ctx, "systemctl is-system-running --wait || { systemctl list-units --failed --plain --no-legend; false; }")
+	// A unit may have failed and be up by now: that was seen once, and then there is none in the list.
+	failed, err := g.Run(ctx, "systemctl is-system-running --wait >/dev/null || systemctl list-units --failed --plain --no-legend")
+	if err == nil && failed != "" {
+		err = fmt.Errorf("units have failed:\n%s", failed)
+	}
 	return err
 }
 

@@ -115,6 +115,9 @@ func (d *day) boot(tar string) {
 		d.Fatal(err)
 	}
 	d.say("booted")
+	if failed := d.sh("journalctl --boot --output=short-monotonic | grep 'Failed with result' || true"); failed != "" {
+		d.say("units that failed and recovered: %s", failed)
+	}
 }
 
 // sh runs a script in the guest, which must succeed.
@@ -290,11 +293,13 @@ func (d *day) roamsAtHome() {
 	d.leavesBy("home", "192.168.50.1")
 }
 
-// renews: DHCP hands out another gateway.
+// renews: DHCP hands out another gateway, and the first one again.
 func (d *day) renews() {
-	d.sh(`echo option:router,192.168.50.2 >/run/outside/home/options
-		systemctl kill -s HUP dhcp@home`)
-	d.leavesBy("attic", "192.168.50.2")
+	for _, gateway := range []struct{ name, router string }{{"attic", "192.168.50.2"}, {"home", "192.168.50.1"}} {
+		d.sh(`echo option:router,` + gateway.router + ` >/run/outside/home/options
+			systemctl kill -s HUP dhcp@home`)
+		d.leavesBy(gateway.name, gateway.router)
+	}
 }
 
 // roamsAway: behind the other access point there is another network.
