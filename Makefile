@@ -16,7 +16,7 @@ LDFLAGS ?=
 
 FUZZTIME   ?= 30s
 
-.PHONY: all build manual setup demo test lint bench fuzz install install-dispatcher install-manual package release picture clean
+.PHONY: all build manual setup setup-wifi demo test test-wifi lint bench fuzz install install-dispatcher install-manual package release picture clean
 
 all: build
 
@@ -30,17 +30,23 @@ manual: ## manual pages and shell completions, into bin/manual; by this machine'
 setup: ## what the tests and the demo need, from Debian's packages
 	sh packaging/setup.sh
 
+setup-wifi: setup ## that, and an emulator with which test-wifi makes radios
+	sh packaging/setup.sh qemu-system-x86
+
 demo: setup build ## the main job, live, in a world of its own
 	$(GO) run ./internal/lab/demo bin
 
 test: setup build ## everything; as root, the kernel's and NetworkManager's side too
 	$(GO) test -race -timeout 20m ./...
 
+test-wifi: setup-wifi ## a lane on real Wi-Fi, in an emulated machine: some minutes
+	$(GO) test -v -count=1 -timeout 40m -tags wifi ./internal/lab/wifi
+
 lint: ## go vet and staticcheck
 	test -z "$$(gofmt -l .)" || { gofmt -l .; exit 1; }
-	$(GO) vet ./...
+	$(GO) vet -tags wifi ./...
+	$(GO) tool staticcheck -tags wifi ./...
 	$(GO) vet -tags manual ./cmd/...
-	$(GO) tool staticcheck ./...
 	$(GO) tool staticcheck -tags manual ./cmd/...
 
 bench: setup build ## speed, next to what one would do instead; writes docs/benchmarks.md

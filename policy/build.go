@@ -214,11 +214,32 @@ func (b *builder) pick(l Lane) (*Uplink, string) {
 		case private != "":
 			reasons = append(reasons, fmt.Sprintf("%v matches only a private profile on %s: select it by uuid:, or nmcli connection modify it with connection.permissions ''", sel, private))
 		default:
-			reasons = append(reasons, "nothing matches "+sel.String())
+			reasons = append(reasons, "nothing matches "+sel.String()+b.elsewhere(sel))
 		}
 	}
 	slices.Sort(reasons)
 	return nil, "no uplink: " + strings.Join(slices.Compact(reasons), ", ")
+}
+
+// elsewhere says where the radios are when the network that a lane is for is not there: that is the first thing to look at.
+func (b *builder) elsewhere(sel Selector) string {
+	if sel.Kind != BySSID {
+		return ""
+	}
+	var radios []string
+	for i := range b.in.Uplinks {
+		switch u := &b.in.Uplinks[i]; {
+		case u.Type != "wifi":
+		case u.SSID == "" || u.Phase == PhaseDown:
+			radios = append(radios, u.Interface+" is not connected")
+		default:
+			radios = append(radios, u.Interface+" is on "+u.SSID)
+		}
+	}
+	if len(radios) == 0 {
+		return ""
+	}
+	return " (" + strings.Join(radios, ", ") + ")"
 }
 
 // servers leaves out what can't be asked from inside a lane: a loopback

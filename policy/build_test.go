@@ -28,7 +28,8 @@ func TestPick(t *testing.T) {
 		"the present is unusable": {[]string{"type:wifi"}, "wlan1", func(w *world) { w.uplinks[2].Phase = PhaseDown }, "wlp6s0"},
 		"the present is no match": {[]string{"type:wifi"}, "enp7s0", nil, "wlp6s0"},
 		"being reactivated":       {[]string{"wlp6s0"}, "", func(w *world) { w.uplinks[0].Phase = PhaseChanging }, "wlp6s0"},
-		"nothing matches":         {[]string{"ssid:Nowhere", "wwan0"}, "", nil, "no uplink: nothing matches ssid:Nowhere, nothing matches wwan0"},
+		"nothing matches":         {[]string{"ssid:Nowhere", "wwan0"}, "", nil, "no uplink: nothing matches ssid:Nowhere (wlp6s0 is on Home, wlan1 is on Cafe), nothing matches wwan0"},
+		"the radio is off":        {[]string{"ssid:Nowhere"}, "", func(w *world) { w.uplinks[0].Phase, w.uplinks[2].SSID = PhaseDown, "" }, "no uplink: nothing matches ssid:Nowhere (wlp6s0 is not connected, wlan1 is not connected)"},
 		"not connected":           {[]string{"wlp6s0", "type:wifi"}, "", func(w *world) { w.uplinks[0].Phase, w.uplinks[2].Phase = PhaseDown, PhaseDown }, "no uplink: wlan1 is not connected, wlp6s0 is not connected"},
 		"no carrier": {[]string{"wlp6s0"}, "", func(w *world) {
 			l := w.host.Links["wlp6s0"]

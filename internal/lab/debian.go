@@ -26,9 +26,13 @@ const (
 //go:embed debian.sh
 var recipe string
 
-// image returns the folder with the release's image, and makes it when there is none. It is in the
-// user's cache, under a name that changes with the recipe, and nothing writes to it any more.
-func (d Debian) image(ctx context.Context) (string, error) {
+// image is the image of a [Machine].
+func (d Debian) image(ctx context.Context) (string, error) { return d.Image(ctx, recipe) }
+
+// Image returns the folder with what a recipe makes of the release, and makes it when there is none. It is in the
+// user's cache, under a name that changes with the recipe, and nothing writes to it any more. A recipe is a shell script
+// that gets the release and the folder as its arguments.
+func (d Debian) Image(ctx context.Context, recipe string) (string, error) {
 	// Enough for slow mirrors, and to wait for another process that makes it.
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
 	defer cancel()
@@ -60,10 +64,10 @@ func (d Debian) image(ctx context.Context) (string, error) {
 	if exists(image) {
 		return image, nil
 	}
-	return image, d.make(ctx, image, lock)
+	return image, d.make(ctx, recipe, image, lock)
 }
 
-func (d Debian) make(ctx context.Context, image string, lock *os.File) error {
+func (d Debian) make(ctx context.Context, recipe, image string, lock *os.File) error {
 	fmt.Fprintf(os.Stderr, "lab: making a %s image for test machines, once, in about a minute: %s\n", d, image)
 	start := time.Now()
 	unfinished := image + ".new"
@@ -73,7 +77,7 @@ func (d Debian) make(ctx context.Context, image string, lock *os.File) error {
 	// In namespaces of its own: mmdebstrap mounts this machine's /dev below the folder, which must not
 	// be there any more when somebody deletes it, and all of it ends together.
 	cmd := exec.CommandContext(ctx, "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
-		"sh", "-c", recipe, "debian.sh", string(d), unfinished)
+		"sh", "-c", recipe, "recipe", string(d), unfinished)
 	cmd.Env = environ()
 	// It holds the lock too, so that it is alone even after this process was killed.
 	cmd.ExtraFiles = []*os.File{lock}
