@@ -42,12 +42,9 @@ chroot "$root" systemctl --quiet mask hostapd.service getty@tty1.service serial-
 	apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer systemd-tmpfiles-clean.timer
 touch "$root/etc/.updated" "$root/var/.updated"
 
-# Our own units, which will be there when the first boot begins.
+# What is around the host will be there when the first boot begins.
 mkdir -p "$root/etc/systemd/system/multi-user.target.wants"
-for unit in /etc/systemd/system/outside.service /usr/lib/systemd/system/uplaned.service; do
-	ln -s "$unit" "$root/etc/systemd/system/multi-user.target.wants/"
-done
-ln -s /usr/lib/systemd/system/uplaned.service "$root/etc/systemd/system/dbus-org.uplane.Uplane1.service"
+ln -s /etc/systemd/system/outside.service "$root/etc/systemd/system/multi-user.target.wants/"
 
 # The kernel as ELF: the emulated processor would unpack it at every boot for seconds.
 kernel=$(echo "$root"/boot/vmlinuz-*)

@@ -36,6 +36,7 @@ func TestWiFi(t *testing.T) {
 		run  func()
 	}{
 		{"connect", d.connect},
+		{"clock jump", d.clockJumps},
 		{"deauthenticate", d.deauthenticate},
 		{"access point off", d.accessPointOff},
 		{"roam at home", d.roamsAtHome},
@@ -93,15 +94,21 @@ func (d *day) say(format string, args ...any) {
 	d.Logf("%5.1f s  "+format, append([]any{time.Since(d.start).Seconds()}, args...)...)
 }
 
-// software makes a tar file of Uplane, as "make install" puts it into place, and of what is around the host.
+// software makes a tar file of Uplane's package, and of what is around the host.
 func (d *day) software() string {
 	dir := d.TempDir()
 	tar := filepath.Join(dir, "disk.tar")
+	deb, err := lab.BuildPackage(dir, "1.0")
+	if err != nil {
+		d.Fatal(err)
+	}
 	script := `
-		make --silent -C "$(go list -m -f '{{.Dir}}')" install BIN="$1/bin" DESTDIR="$1/root"
+		mkdir "$1/root"
 		cp -R root/. "$1/root"
+		mkdir -p "$1/root/root"
+		mv "$2" "$1/root/root/uplane.deb"
 		tar --create --file "$1/disk.tar" --directory "$1/root" --owner=0 --group=0 .`
-	if out, err := exec.Command("sh", "-ec", script, "software", dir).CombinedOutput(); err != nil {
+	if out, err := exec.Command("sh", "-ec", script, "software", dir, deb).CombinedOutput(); err != nil {
 		d.Fatalf("make what goes into the guest: %v: %s", err, out)
 	}
 	d.say("built Uplane")
@@ -118,6 +125,8 @@ func (d *day) boot(tar string) {
 	if failed := d.sh("journalctl --boot --output=short-monotonic | grep 'Failed with result' || true"); failed != "" {
 		d.say("units that failed and recovered: %s", failed)
 	}
+	d.sh("dpkg --install /root/uplane.deb && systemctl is-active uplaned")
+	d.say("installed the package")
 }
 
 // sh runs a script in the guest, which must succeed.
@@ -249,6 +258,18 @@ func (d *day) connect() {
 		nmcli connection add type ethernet ifname enp7s0 con-name wired
 		nmcli connection add type wifi ifname wlp6s0 con-name homewifi ssid homewifi wifi-sec.key-mgmt wpa-psk wifi-sec.psk 'correct horse'`)
 	d.leavesBy("home", "192.168.50.1")
+}
+
+// clockJumps: by days, in both directions. It is the guest's own clock, which no container has.
+func (d *day) clockJumps() {
+	since := d.lane("is up", func(l lab.LaneStatus) bool { return l.State == "up" }).Since
+	for _, jump := range []string{"+3 days", "-7 days", "+4 days"} {
+		d.sh("date --set '" + jump + "'; uplane reload")
+		d.leavesBy("home", "192.168.50.1")
+	}
+	if got := d.lane("is up", func(l lab.LaneStatus) bool { return l.State == "up" }).Since; got != since {
+		d.Errorf("up since %s, and since %s after the clock jumped", since, got)
+	}
 }
 
 // joined runs a script, after which the host's radio joins an access point.
