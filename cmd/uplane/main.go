@@ -15,7 +15,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"uplane/internal/bus"
-	"uplane/internal/enter"
+	"uplane/internal/programs"
+	"uplane/internal/run"
 	"uplane/nm"
 )
 
@@ -27,7 +28,10 @@ const (
 
 func main() {
 	// A program that starts in a lane should not wait for the command tree to be built.
-	if len(os.Args) > 1 && os.Args[1] == "run" && !wantsHelp(os.Args[2:]) {
+	switch {
+	case len(os.Args) == 3 && os.Args[1] == programs.KeeperCommand:
+		os.Exit(run.Keep(os.Args[2], os.Stderr))
+	case len(os.Args) > 1 && os.Args[1] == "run" && !wantsHelp(os.Args[2:]):
 		os.Exit(runInLane(os.Args[2:]))
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -113,8 +117,8 @@ the machine stays on its default route.`,
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(upCommand(), downCommand(), removeCommand(), listCommand(), statusCommand(), planCommand(), reloadCommand(), profileCommand(), runCommand(),
-		applyCommand(), adoptCommand(), dispatchCommand(), versionCommand())
+	root.AddCommand(upCommand(), downCommand(), removeCommand(), listCommand(), statusCommand(), planCommand(), reloadCommand(), profileCommand(), runCommand(), shellCommand(), psCommand(),
+		stopCommand(), applyCommand(), adoptCommand(), dispatchCommand(), versionCommand())
 	completeLanes(root)
 	return root
 }
@@ -141,25 +145,4 @@ func withDaemon(ctx context.Context, f func(*bus.Client) error) error {
 
 func wantsHelp(args []string) bool {
 	return len(args) == 0 || args[0] == "-h" || args[0] == "--help"
-}
-
-func runInLane(args []string) int { return enter.Run(args, os.Environ(), os.Stderr) }
-
-func runCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:   "run LANE [--] COMMAND [ARG...]",
-		Short: "Run a program in a lane",
-		Long: `Run a program in a lane. Everything it sends leaves by the lane's uplink, or
-not at all. It keeps its terminal, files and environment; names are resolved
-by the lane's DNS servers, and proxy settings that point at this machine's
-loopback are dropped, as the lane has a loopback of its own.
-
-The exit code is the program's: 128+n when signal n ended it, 127 when it was not
-found, 126 when it can't be executed, 125 when uplane failed.`,
-		Example: "  uplane run steam -- curl https://example.org",
-		Args: func(*cobra.Command, []string) error {
-			return usageError{errors.New("run: expected a lane and a command: uplane run LANE [--] COMMAND")}
-		},
-		RunE: func(*cobra.Command, []string) error { return nil },
-	}
 }

@@ -9,7 +9,6 @@ import (
 	"os"
 	"strings"
 	"text/tabwriter"
-	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -120,30 +119,45 @@ func showStatus(ctx context.Context, client *bus.Client, args []string, asJSON, 
 		}
 		lanes = []bus.Lane{lane}
 	}
+	count, err := countPrograms(ctx, client)
+	if err != nil {
+		return err
+	}
+	all := make([]laneStatus, len(lanes))
+	for i, l := range lanes {
+		all[i] = laneStatus{l, count[l.Name]}
+	}
 	if asJSON {
 		enc := json.NewEncoder(os.Stdout)
 		if !watch {
 			enc.SetIndent("", "  ")
 		}
-		return enc.Encode(map[string][]bus.Lane{"lanes": lanes})
+		return enc.Encode(map[string][]laneStatus{"lanes": all})
 	}
 	if watch && terminal(os.Stdout) {
 		fmt.Print("\x1b[H\x1b[2J") // home, clear
 	}
-	for i, l := range lanes {
+	for i, l := range all {
 		if i > 0 {
 			fmt.Println()
 		}
 		printLane(os.Stdout, l)
 	}
-	if len(lanes) == 0 {
+	if len(all) == 0 {
 		fmt.Println("no lanes yet; try: uplane up steam --uplink wlp6s0")
 	}
 	return nil
 }
 
-func printLane(w io.Writer, l bus.Lane) {
-	fmt.Fprintln(w, sentence(l))
+// laneStatus is how a lane is, in the form of --json, and how many programs of the user's (for root,
+// of everybody's) are in it.
+type laneStatus struct {
+	bus.Lane
+	Programs int `json:"programs"`
+}
+
+func printLane(w io.Writer, l laneStatus) {
+	fmt.Fprintln(w, sentence(l.Lane))
 	line := func(name, value string) {
 		if value != "" {
 			fmt.Fprintf(w, "  %-10s %s\n", name, value)
@@ -163,9 +177,10 @@ func printLane(w io.Writer, l bus.Lane) {
 	}
 	line("bridge", l.Bridge)
 	line("namespace", l.Namespace)
-	if since, err := time.Parse(time.RFC3339, l.Since); err == nil {
-		line("since", since.Local().Format("2006-01-02 15:04:05"))
+	if l.Programs > 0 {
+		line("programs", fmt.Sprint(l.Programs))
 	}
+	line("since", localTime(l.Since))
 }
 
 // sentence says how a lane is in one line.

@@ -23,7 +23,7 @@ const laneDoc = `{
 	"namespace": "", "bridge": "", "subnet": "", "table": 0, "mark": 0,
 	"ipv4": {"addresses": [], "gateway": ""},
 	"ipv6": {"addresses": [], "gateway": ""},
-	"dns": [], "since": ""
+	"dns": [], "since": "", "programs": 0
 }`
 
 // requireShape checks that have has the keys and types of want, and no others.
@@ -104,7 +104,7 @@ func TestStatus(t *testing.T) {
 		"uplink": {"interface": "wlp6s0", "connection": "homewifi", "uuid": "` + uuid + `", "ssid": ""}, "profile": "",
 		"namespace": "/run/netns/steam", "bridge": "ul-steam", "subnet": "10.0.1.0/24", "table": 100, "mark": 100,
 		"ipv4": {"addresses": ["192.168.50.4/24"], "gateway": "192.168.50.1"},
-		"dns": ["203.0.113.54"]}`).(map[string]any)
+		"dns": ["203.0.113.54"], "programs": 0}`).(map[string]any)
 	want["ipv6"] = steam["ipv6"] // NetworkManager's choice
 	if !reflect.DeepEqual(steam, want) {
 		t.Errorf("steam is\n%v\nnot\n%v", steam, want)

@@ -18,6 +18,7 @@ import (
 
 	"uplane/internal/bus"
 	"uplane/internal/engine"
+	"uplane/internal/programs"
 	"uplane/internal/reconcile"
 	"uplane/internal/state"
 	"uplane/internal/units"
@@ -94,7 +95,7 @@ func serve(o options, stderr io.Writer) error {
 		return err
 	}
 	defer eng.Close()
-	server = bus.NewServer(bus.Options{Manager: manager{eng.Loop}, Log: log, Resumed: func() {
+	server = bus.NewServer(bus.Options{Manager: manager{eng.Loop, &programs.Manager{Runtime: o.Runtime}}, Log: log, Resumed: func() {
 		// Nobody heard what happened to the kernel while the machine slept.
 		log.Info("woken up from sleep; looking at everything again")
 		eng.Resync()

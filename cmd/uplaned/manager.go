@@ -7,11 +7,15 @@ import (
 
 	"uplane/internal/bus"
 	"uplane/internal/config"
+	"uplane/internal/programs"
 	"uplane/internal/reconcile"
 )
 
-// manager shows the loop to the bus, in the bus's words.
-type manager struct{ loop *reconcile.Loop }
+// manager shows the loop, and what runs in lanes, to the bus, in the bus's words.
+type manager struct {
+	loop     *reconcile.Loop
+	programs *programs.Manager
+}
 
 func (m manager) Up(ctx context.Context, lane string, changes map[string]any, create bool) error {
 	_, err := m.loop.Up(ctx, lane, changes, create)

@@ -154,9 +154,10 @@ func (s *packaged) install() {
 
 // mainJob: the unit's limits leave it all that it has to do.
 func (s *packaged) mainJob() {
-	if got := s.sh(`grep -E '^(CapBnd|NoNewPrivs|Seccomp):' /proc/$(systemctl show -p MainPID --value uplaned)/status`); got != "CapBnd:\t0000000000203800\nNoNewPrivs:\t1\nSeccomp:\t2" {
+	if got := s.sh(`grep -E '^(CapBnd|NoNewPrivs|Seccomp):' /proc/$(systemctl show -p MainPID --value uplaned)/status`); got != "CapBnd:\t0000000000283820\nNoNewPrivs:\t1\nSeccomp:\t2" {
 		s.Errorf("the daemon is not limited:\n%s", got)
 	}
+	s.Log(s.sh("systemd-analyze security --no-pager uplaned | tail -1"))
 	if got := s.sh("ip netns exec steam ip -4 -brief address show eth0"); !strings.Contains(got, "10.0.1.2/24") {
 		s.Errorf("ip netns exec: %s", got)
 	}

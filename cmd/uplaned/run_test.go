@@ -23,6 +23,7 @@ func TestRun(t *testing.T) {
 		test func(*site)
 	}{
 		{"exit codes", (*site).runExitCodes},
+		{"without systemd", (*site).runWithoutSystemd},
 		{"program", (*site).runProgram},
 		{"proxies", (*site).runProxies},
 		{"names", (*site).runNames},
@@ -70,7 +71,7 @@ func (s *site) runExitCodes() {
 		{"uplane run plain true", 125, []string{"plain"}},
 		{"uplane run ../../etc/passwd true", 125, []string{"invalid lane name"}},
 		{"uplane run '' true", 2, nil},
-		{"setpriv --reuid 65534 --regid 65534 --clear-groups uplane run steam true", 125, []string{"only root can enter a lane", "sudo"}},
+		{"setpriv --reuid 65534 --regid 65534 --clear-groups uplane run steam true", 125, []string{"permission denied: org.uplane.lanes.use: ", "sudo"}},
 
 		{"uplane run steam /run/t-text", 126, []string{"/run/t-text", "permission denied"}},
 		{"uplane run steam /run/t-garbage", 126, []string{"/run/t-garbage"}},
@@ -92,6 +93,11 @@ func (s *site) runExitCodes() {
 			s.Errorf("%s: says %q", tt.script, r.err)
 		}
 	}
+}
+
+// runWithoutSystemd: nobody is there who could start a program for others than root.
+func (s *site) runWithoutSystemd() {
+	s.requireFailure(s.shTry(callManager+"Run sas steam 1 /bin/true"), 1, "systemd does not run this machine, so only root can enter a lane")
 }
 
 // runProgram checks that a program has all that it has outside, but for the network.

@@ -69,8 +69,14 @@ func (s *session) serve(r *request) (body []any, err error) {
 		return nil, errTooMany
 	}
 	defer s.users.leave(uid)
+	r.uid = uid
 	if err := s.authorize(r, uid); err != nil || r.method.reads {
 		return nil, err
+	}
+	if r.method.process {
+		if r.caller, err = s.caller(r.ctx, r.Sender); err != nil {
+			return nil, err
+		}
 	}
 	return r.do()
 }

@@ -16,7 +16,8 @@ const (
 	InvalidArgument Kind = "InvalidArgument"
 	UplinkMissing   Kind = "UplinkMissing" // of a lane to be made
 	NotAuthorized   Kind = "NotAuthorized"
-	Failed          Kind = "Failed" // all else
+	Refused         Kind = "Refused" // a program of this caller, whoever it is
+	Failed          Kind = "Failed"  // all else
 )
 
 const errorPrefix = Name + ".Error."

@@ -27,7 +27,9 @@ type method struct {
 	// reads tells that run only reads what the server has told of; it then runs
 	// where no signal can come between it and its answer.
 	reads bool
-	run   func(*request) ([]any, error)
+	// process tells that run needs to know which process the caller is.
+	process bool
+	run     func(*request) ([]any, error)
 }
 
 // request is a call of a method.
@@ -39,6 +41,8 @@ type request struct {
 	path    dbus.ObjectPath
 	lane    string // whose object it is; empty: another object
 	allowed Action // what the caller was asked for
+	uid     uint32 // whose the caller is
+	caller  Caller // if the method needs it
 }
 
 // arg is an argument, whose type has been checked.

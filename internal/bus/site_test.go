@@ -199,6 +199,20 @@ func (m *fakeManager) Settle(_ context.Context, iface, uuid string) error {
 	return nil
 }
 
+func (m *fakeManager) Run(_ context.Context, lane string, caller Caller, command []string) (string, error) {
+	m.note("run %s as %d: %q", lane, caller.UID, command)
+	return "uplane-run-x.service", nil
+}
+
+func (m *fakeManager) Programs(_ context.Context, lanes []string, uid uint32) ([]Program, error) {
+	return []Program{{Lane: strings.Join(lanes, " "), PID: 7, UID: uid, Since: "1970-01-01T00:01:00Z", Command: "a\x00b"}}, nil
+}
+
+func (m *fakeManager) Stop(_ context.Context, lane string, uid uint32) (int, error) {
+	m.note("stop %s of %d", lane, uid)
+	return 3, nil
+}
+
 func (m *fakeManager) Reload(context.Context) ([]error, error) {
 	m.note("reload")
 	return []error{errors.New("first"), errors.New("second")}, nil

@@ -6,7 +6,6 @@ package enter
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -23,63 +22,67 @@ import (
 
 // Exit codes of run, as env(1) and nohup(1) have them.
 const (
-	exitUsage      = 2
-	exitFailed     = 125 // uplane itself failed
+	ExitFailed     = 125 // uplane itself failed
 	exitCannotExec = 126
 	exitNotFound   = 127
 )
 
-// Run executes args, "LANE [--] COMMAND [ARG...]", and returns only when that
-// fails, with the exit code.
-func Run(args, environ []string, stderr io.Writer) int {
-	fail := func(code int, err error, next string) int {
-		fmt.Fprintln(stderr, "uplane: run:", err)
-		if next != "" {
-			fmt.Fprintln(stderr, "  try:", next)
-		}
-		return code
-	}
-	lane, command, err := parse(args)
-	if err != nil {
-		return fail(exitUsage, err, "uplane run LANE [--] COMMAND")
-	}
-	if err := policy.CheckLaneName(lane); err != nil {
-		return fail(exitFailed, err, "uplane list")
-	}
-	if os.Geteuid() != 0 {
-		return fail(exitFailed, errors.New("only root can enter a lane"), "the same with sudo")
-	}
+// Failure is an error that has an exit code, and may have a hint.
+type Failure struct {
+	Code int
+	Err  error
+	Next string // what to try
+}
+
+func (f *Failure) Error() string { return f.Err.Error() }
+func (f *Failure) Unwrap() error { return f.Err }
+
+// Run executes a command in a lane, and returns only when that fails.
+func Run(lane string, command, environ []string) *Failure {
+	fail := func(code int, err error, next string) *Failure { return &Failure{code, err, next} }
 	runtime.LockOSThread() // namespaces belong to the thread that will become the program
 	if err := enterNetns(lane); err != nil {
 		next := ""
 		if errors.Is(err, fs.ErrNotExist) {
 			err, next = fmt.Errorf("there is no lane %s, or it is down", lane), "uplane up "+lane
 		}
-		return fail(exitFailed, err, next)
+		return fail(ExitFailed, err, next)
 	}
 	if err := privateFiles(lane); err != nil {
-		return fail(exitFailed, err, "")
+		return fail(ExitFailed, err, "")
 	}
-	environ = withoutLoopbackProxies(environ, stderr)
-	path, err := exec.LookPath(command[0])
-	switch {
-	case errors.Is(err, exec.ErrDot):
-		err = nil // the user's PATH says so
-	case errors.Is(err, fs.ErrPermission):
-		return fail(exitCannotExec, fmt.Errorf("%s: permission denied", command[0]), "")
-	case errors.Is(err, syscall.EISDIR):
-		return fail(exitCannotExec, fmt.Errorf("%s: it is a directory", command[0]), "")
-	case err != nil:
-		return fail(exitNotFound, fmt.Errorf("%s: command not found", command[0]), "")
+	path, err := Find(command[0])
+	if err != nil {
+		return err.(*Failure)
 	}
-	err = syscall.Exec(path, command, environ)
-	if errors.Is(err, fs.ErrNotExist) {
-		return fail(exitNotFound, fmt.Errorf("%s: %w", path, err), "")
-	}
-	return fail(exitCannotExec, fmt.Errorf("%s: %w", path, err), "")
+	return CannotExec(path, syscall.Exec(path, command, environ))
 }
 
-func parse(args []string) (lane string, command []string, err error) {
+// Find looks a program up by PATH, as a shell does.
+func Find(program string) (path string, err error) {
+	path, err = exec.LookPath(program)
+	switch {
+	case err == nil, errors.Is(err, exec.ErrDot): // the user's PATH says so
+		return path, nil
+	case errors.Is(err, fs.ErrPermission):
+		return "", &Failure{Code: exitCannotExec, Err: fmt.Errorf("%s: permission denied", program)}
+	case errors.Is(err, syscall.EISDIR):
+		return "", &Failure{Code: exitCannotExec, Err: fmt.Errorf("%s: it is a directory", program)}
+	}
+	return "", &Failure{Code: exitNotFound, Err: fmt.Errorf("%s: command not found", program)}
+}
+
+// CannotExec tells that a program was found and still can't be executed.
+func CannotExec(path string, err error) *Failure {
+	code := exitCannotExec
+	if errors.Is(err, fs.ErrNotExist) { // its interpreter
+		code = exitNotFound
+	}
+	return &Failure{Code: code, Err: fmt.Errorf("%s: %w", path, err)}
+}
+
+// Parse reads the arguments of run, "LANE [--] COMMAND [ARG...]".
+func Parse(args []string) (lane string, command []string, err error) {
 	if len(args) > 0 {
 		lane, args = args[0], args[1:]
 	}

@@ -8,10 +8,10 @@ import (
 	"strings"
 )
 
-// withoutLoopbackProxies drops proxy variables that point at the loopback: in
+// WithoutLoopbackProxies drops proxy variables that point at the loopback: in
 // the lane that is the lane's own, where no proxy listens. Others are the
 // user's business.
-func withoutLoopbackProxies(environ []string, stderr io.Writer) []string {
+func WithoutLoopbackProxies(environ []string, stderr io.Writer) []string {
 	out := make([]string, 0, len(environ))
 	for _, kv := range environ {
 		name, value, _ := strings.Cut(kv, "=")

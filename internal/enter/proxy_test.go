@@ -42,7 +42,7 @@ func TestProxies(t *testing.T) {
 		{"DISPLAY=127.0.0.1:0", false},
 	} {
 		var said strings.Builder
-		got := withoutLoopbackProxies([]string{"A=1", tt.variable, "B=2"}, &said)
+		got := WithoutLoopbackProxies([]string{"A=1", tt.variable, "B=2"}, &said)
 		want := []string{"A=1", tt.variable, "B=2"}
 		name, value, _ := strings.Cut(tt.variable, "=")
 		if tt.dropped {
@@ -73,7 +73,7 @@ func TestParse(t *testing.T) {
 		"-u bob steam -- true": "",
 		"--help":               "",
 	} {
-		lane, command, err := parse(strings.Fields(args))
+		lane, command, err := Parse(strings.Fields(args))
 		got := lane + ": " + strings.Join(command, " ")
 		if err != nil {
 			got = ""
@@ -92,7 +92,7 @@ func FuzzProxy(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, value string) {
 		var said strings.Builder
-		got := withoutLoopbackProxies([]string{"x=" + value, "http_proxy=" + value}, &said)
+		got := WithoutLoopbackProxies([]string{"x=" + value, "http_proxy=" + value}, &said)
 		if got[0] != "x="+value || len(got) > 2 || len(got) == 2 && got[1] != "http_proxy="+value {
 			t.Errorf("%q becomes %q", value, got)
 		}

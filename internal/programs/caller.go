@@ -1,0 +1,145 @@
+package programs
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Caller is who asks for a program. The bus vouches for all of it, but not for
+// that the process still is the one that connected.
+type Caller struct {
+	UID, PID uint32
+	Groups   []uint32 // as they were when the caller connected
+}
+
+// likeness is what a program has of its caller's process, though systemd starts it.
+type likeness struct {
+	nice            int
+	noNewPrivileges bool
+	limits          []limit
+}
+
+// limit is a resource limit.
+type limit struct {
+	name       string // systemd's
+	soft, hard uint64
+}
+
+// limitNames are systemd's names of the kernel's limits.
+var limitNames = map[string]string{
+	"Max cpu time": "CPU", "Max file size": "FSIZE", "Max data size": "DATA", "Max stack size": "STACK", "Max core file size": "CORE",
+	"Max resident set": "RSS", "Max processes": "NPROC", "Max open files": "NOFILE", "Max locked memory": "MEMLOCK", "Max address space": "AS",
+	"Max file locks": "LOCKS", "Max pending signals": "SIGPENDING", "Max msgqueue size": "MSGQUEUE", "Max nice priority": "NICE",
+	"Max realtime priority": "RTPRIO", "Max realtime timeout": "RTTIME",
+}
+
+// parseLimits reads /proc/PID/limits.
+func parseLimits(text []byte) (limits []limit) {
+	const name, value = 26, 21 // columns
+	for line := range strings.Lines(string(text)) {
+		if len(line) < name+value {
+			continue
+		}
+		l := limit{name: limitNames[strings.TrimSpace(line[:name])]}
+		values := strings.Fields(line[name:])
+		if l.name == "" || len(values) < 2 {
+			continue
+		}
+		var err1, err2 error
+		l.soft, err1 = parseLimit(values[0])
+		l.hard, err2 = parseLimit(values[1])
+		if err1 == nil && err2 == nil {
+			limits = append(limits, l)
+		}
+	}
+	return limits
+}
+
+func parseLimit(s string) (uint64, error) {
+	if s == "unlimited" {
+		return math.MaxUint64, nil
+	}
+	return strconv.ParseUint(s, 10, 64)
+}
+
+// ErrElsewhere refuses callers whose files, network or users are not the host's:
+// what they would get is something else than what they see.
+var ErrElsewhere = errors.New("a lane's program runs among the host's own files and users")
+
+// spaces are the namespaces that a caller shares with us, and what it is in otherwise.
+var spaces = []struct{ name, elsewhere string }{
+	{"user", "a user namespace, such as a container's or a sandbox's"},
+	{"mnt", "a mount namespace, such as a container's, a sandbox's or a lane's"},
+	{"net", "a network namespace, such as a container's or a lane's"},
+}
+
+// look reads from the caller's process what its program shall have of it.
+//
+// A number could be another process's by now. So it must be one of the same user
+// and nobody else's; what we take from it (limits, priority) such a process
+// can't have more of than the user may have, and groups, of which a program
+// that is set-group-ID has more, are not taken from it.
+func (c Caller) look() (likeness, error) {
+	var l likeness
+	pidfd, err := unix.PidfdOpen(int(c.PID), 0)
+	if err != nil {
+		return l, fmt.Errorf("who asked has gone: %w", err)
+	}
+	defer unix.Close(pidfd)
+	dir := fmt.Sprintf("/proc/%d/", c.PID)
+	status, err := os.ReadFile(dir + "status")
+	if err != nil {
+		return l, fmt.Errorf("look at who asks: %w", err)
+	}
+	uid := strconv.Itoa(int(c.UID))
+	if got := strings.Fields(field(status, "Uid")); !slices.Equal(got, []string{uid, uid, uid, uid}) {
+		return l, fmt.Errorf("process %d, which asked as user %s, is of users %v", c.PID, uid, got)
+	}
+	l.noNewPrivileges = field(status, "NoNewPrivs") == "1"
+	for _, space := range spaces {
+		ours, err := os.Stat("/proc/thread-self/ns/" + space.name) // another thread may be in a lane
+		if err != nil {
+			return l, err
+		}
+		theirs, err := os.Stat(dir + "ns/" + space.name)
+		if err != nil {
+			return l, fmt.Errorf("look at who asks: %w", err)
+		}
+		if !os.SameFile(ours, theirs) {
+			return l, fmt.Errorf("%w, and who asks is in %s", ErrElsewhere, space.elsewhere)
+		}
+	}
+	raw, err := unix.Getpriority(unix.PRIO_PROCESS, int(c.PID))
+	if err != nil {
+		return l, fmt.Errorf("look at who asks: %w", err)
+	}
+	l.nice = 20 - raw // as the system call returns it
+	// Not by prlimit(2), for which even root may lack the right.
+	limits, err := os.ReadFile(dir + "limits")
+	if err != nil {
+		return l, fmt.Errorf("look at who asks: %w", err)
+	}
+	l.limits = parseLimits(limits)
+	// All of that was of one process, if it is still there.
+	if err := unix.PidfdSendSignal(pidfd, 0, nil, 0); err != nil {
+		return l, fmt.Errorf("who asked has gone: %w", err)
+	}
+	return l, nil
+}
+
+// field is a line of /proc/PID/status.
+func field(status []byte, name string) string {
+	for line := range strings.Lines(string(status)) {
+		if value, ok := strings.CutPrefix(line, name+":"); ok {
+			return strings.TrimSpace(value)
+		}
+	}
+	return ""
+}

@@ -1,0 +1,166 @@
+package programs
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Everybody stands for all users.
+const Everybody = ^uint32(0)
+
+// Program is a process in a lane.
+type Program struct {
+	Lane     string
+	PID, UID uint32 // whose it is: the real user
+	Since    time.Time
+	Command  string // with its arguments
+
+	keeper bool // our own, which stands between "uplane run" and a program
+}
+
+// List returns what runs in a lane, or in all of lanes, of one user or of everybody, by process ID.
+func (m *Manager) List(lanes []string, uid uint32) ([]Program, error) {
+	all, err := scan(lanes, uid)
+	out := []Program{}
+	for _, p := range all {
+		if !p.keeper {
+			out = append(out, p)
+		}
+	}
+	return out, err
+}
+
+// scan looks at every process of the machine. Namespaces are told apart by their inode.
+func scan(lanes []string, uid uint32) ([]Program, error) {
+	spaces := map[uint64]string{}
+	for _, lane := range lanes {
+		if err := check(lane); err != nil {
+			return nil, err
+		}
+		var st unix.Stat_t
+		switch err := unix.Stat(namespacePath(lane), &st); {
+		case errors.Is(err, fs.ErrNotExist): // down
+		case err != nil:
+			return nil, &os.PathError{Op: "stat", Path: namespacePath(lane), Err: err}
+		default:
+			spaces[st.Ino] = lane
+		}
+	}
+	if len(spaces) == 0 {
+		return nil, nil
+	}
+	booted, err := bootTime()
+	if err != nil {
+		return nil, err
+	}
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, err
+	}
+	var out []Program
+	for _, e := range entries {
+		pid, err := strconv.ParseUint(e.Name(), 10, 32)
+		if err != nil || int(pid) == os.Getpid() {
+			continue // our threads go in and out of lanes
+		}
+		var st unix.Stat_t
+		if unix.Stat(fmt.Sprintf("/proc/%d/ns/net", pid), &st) != nil {
+			continue // it has gone, or is a zombie
+		}
+		lane, ok := spaces[st.Ino]
+		if !ok {
+			continue
+		}
+		if p, err := describe(uint32(pid), booted); err == nil && (uid == Everybody || uid == p.UID) {
+			p.Lane = lane
+			out = append(out, p)
+		}
+	}
+	return out, nil
+}
+
+func bootTime() (time.Time, error) {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
+		return time.Time{}, err
+	}
+	return time.Now().Add(-time.Duration(now.Nano())), nil
+}
+
+// ticks are the kernel's to programs, a second: the same on all of Linux.
+const ticks = 100
+
+func describe(pid uint32, booted time.Time) (Program, error) {
+	p := Program{PID: pid}
+	dir := fmt.Sprintf("/proc/%d/", pid)
+	status, err := os.ReadFile(dir + "status")
+	if err != nil {
+		return p, err
+	}
+	uids := strings.Fields(field(status, "Uid"))
+	if len(uids) == 0 {
+		return p, errors.New("no user")
+	}
+	uid, err := strconv.ParseUint(uids[0], 10, 32)
+	if err != nil {
+		return p, err
+	}
+	p.UID = uint32(uid)
+	stat, err := os.ReadFile(dir + "stat")
+	if err != nil {
+		return p, err
+	}
+	// The name, in brackets, may have anything in it.
+	rest := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	const startTime = 19 // field 22, less pid and name
+	if len(rest) <= startTime {
+		return p, errors.New("no start time")
+	}
+	started, err := strconv.ParseInt(rest[startTime], 10, 64)
+	if err != nil {
+		return p, err
+	}
+	p.Since = booted.Add(time.Duration(started) * time.Second / ticks)
+	line, err := os.ReadFile(dir + "cmdline")
+	if err != nil {
+		return p, err
+	}
+	argv := strings.Split(strings.TrimRight(string(line), "\x00"), "\x00")
+	p.keeper = len(argv) == 3 && argv[1] == KeeperCommand && strings.Contains(argv[2], KeeperSocket)
+	p.Command = clean(strings.Join(argv, " "))
+	if p.Command == "" {
+		p.Command = "[" + clean(field(status, "Name")) + "]"
+	}
+	return p, nil
+}
+
+// KeeperCommand is the argument by which uplane becomes what "uplane run" has in the lane.
+const KeeperCommand = "inside"
+
+// KeeperSocket begins the name of the folder with its socket.
+const KeeperSocket = "/uplane-run-"
+
+// maxCommand bounds a command in a list, in bytes: thousands of them may go over the bus.
+const maxCommand = 256
+
+// clean makes a line of text of what a program has made of its arguments.
+func clean(command string) string {
+	if len(command) > maxCommand {
+		command = command[:maxCommand]
+	}
+	command = strings.ToValidUTF8(command, "?")
+	return strings.TrimSpace(strings.Map(func(r rune) rune {
+		if r < ' ' || r >= 0x7f && r < 0xa0 {
+			return ' '
+		}
+		return r
+	}, command))
+}

@@ -1,0 +1,124 @@
+package programs
+
+import (
+	"math"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func TestLaneSwitch(t *testing.T) {
+	const before, after = "passwd: files systemd\n", "networks: files\n"
+	for hosts, want := range map[string]string{
+		"hosts: files mdns4_minimal [NOTFOUND=return] resolve [!UNAVAIL=return] dns myhostname # all\n": "hosts: files myhostname dns\n",
+		"hosts: dns files\n":             "hosts: files dns\n",
+		"hosts:\tresolve\n":              "hosts: dns\n",
+		" hosts : files wins\n":          "hosts: files dns\n",
+		"#hosts: resolve\n":              "#hosts: resolve\n",
+		"hosts: files\nhosts: resolve\n": "hosts: files dns\n",
+	} {
+		want = before + want + after
+		if strings.HasPrefix(hosts, "#") {
+			want += "\nhosts: files dns\n"
+		}
+		if got := string(laneSwitch([]byte(before + hosts + after))); got != want {
+			t.Errorf("%q becomes\n%s\nnot\n%s", hosts, got, want)
+		}
+	}
+}
+
+func FuzzLaneSwitch(f *testing.F) {
+	f.Add([]byte("hosts: files resolve\n"))
+	f.Add([]byte("hosts: mdns\nhosts: dns"))
+	f.Fuzz(func(t *testing.T, host []byte) {
+		found := 0
+		for line := range strings.Lines(string(laneSwitch(host))) {
+			text, _, _ := strings.Cut(line, "#")
+			database, sources, ok := strings.Cut(text, ":")
+			if !ok || strings.TrimSpace(database) != "hosts" {
+				continue
+			}
+			found++
+			for source := range strings.FieldsSeq(sources) {
+				if source != "dns" && !slices.Contains(localSources, source) {
+					t.Errorf("%q asks %q", host, source)
+				}
+			}
+		}
+		if found != 1 {
+			t.Errorf("%q has %d lines for hosts", host, found)
+		}
+	})
+}
+
+func TestLimits(t *testing.T) {
+	text, err := os.ReadFile("/proc/self/limits")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := parseLimits(text); len(got) != len(limitNames) {
+		t.Errorf("of\n%s\nread %v", text, got)
+	}
+	got := parseLimits([]byte("Limit                     Soft Limit           Hard Limit           Units     \n" +
+		"Max open files            1024                 unlimited            files     \nMax nonsense              x\n"))
+	if len(got) != 1 || got[0] != (limit{"NOFILE", 1024, math.MaxUint64}) {
+		t.Errorf("read %v", got)
+	}
+}
+
+// TestProperties keeps what would break programs that work outside of lanes, and would not be noticed at once.
+func TestProperties(t *testing.T) {
+	m := &Manager{Runtime: "/run/uplane"}
+	all := m.properties("my-lane", Caller{UID: 1000, Groups: []uint32{1000, 44}}, likeness{nice: 5, limits: []limit{{"CORE", 0, 7}}}, []string{"/bin/x", "$A", "%h"})
+	have := map[string]string{}
+	for _, p := range all {
+		if _, twice := have[p.Name]; twice {
+			t.Errorf("%s is there twice", p.Name)
+		}
+		have[p.Name] = p.Value.String()
+	}
+	for _, never := range []string{"PrivateTmp", "PrivateUsers", "RestrictNamespaces", "PrivateDevices", "ProtectSystem", "ProtectHome", "SystemCallFilter"} {
+		if _, ok := have[never]; ok {
+			t.Errorf("it has %s", never)
+		}
+	}
+	for name, want := range map[string]string{
+		"User": `"1000"`, "SupplementaryGroups": `["1000", "44"]`, "Slice": `"user-1000.slice"`, "NetworkNamespacePath": `"/run/netns/my-lane"`,
+		"NoNewPrivileges": "false", "Nice": "5", "LimitCORE": "7", "LimitCORESoft": "0", "ExitType": `"cgroup"`,
+		"TemporaryFileSystem": `[("/run/nscd", "ro",), ("/run/systemd/resolve", "ro",)]`,
+	} {
+		if !strings.HasSuffix(have[name], want) {
+			t.Errorf("%s is %s, not %s", name, have[name], want)
+		}
+	}
+	a, b := unitName("my-lane", 1000), unitName("my-lane", 1000)
+	if a == b || !strings.HasPrefix(a, "uplane-run-1000-my-lane-") {
+		t.Errorf("units are named %s and %s", a, b)
+	}
+}
+
+func FuzzClean(f *testing.F) {
+	f.Add("a\x00b\x1b[2J\xff")
+	f.Fuzz(func(t *testing.T, s string) {
+		got := clean(s)
+		if strings.ContainsFunc(got, func(r rune) bool { return r < ' ' || r == 0x7f }) || strings.ToValidUTF8(got, "") != got || len(got) > maxCommand {
+			t.Errorf("%q becomes %q", s, got)
+		}
+	})
+}
+
+// TestLook refuses a process that is another user's, or has gone.
+func TestLook(t *testing.T) {
+	me := Caller{UID: uint32(os.Getuid()), PID: uint32(os.Getpid())}
+	like, err := me.look()
+	if err != nil || len(like.limits) != len(limitNames) {
+		t.Errorf("this process: %+v, %v", like, err)
+	}
+	if _, err := (Caller{UID: me.UID + 1, PID: me.PID}).look(); err == nil || !strings.Contains(err.Error(), "which asked as user") {
+		t.Errorf("another user's process: %v", err)
+	}
+	if _, err := (Caller{UID: me.UID, PID: 1 << 30}).look(); err == nil {
+		t.Error("a process that is not there")
+	}
+}

@@ -1,0 +1,251 @@
+package programs
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/godbus/dbus/v5"
+
+	"uplane/internal/wire"
+	"uplane/policy"
+)
+
+// systemd's names on the bus.
+const (
+	systemdName    = "org.freedesktop.systemd1"
+	systemdPath    = dbus.ObjectPath("/org/freedesktop/systemd1")
+	systemdManager = systemdName + ".Manager"
+	systemdService = systemdName + ".Service"
+)
+
+// property is one of a unit.
+type property struct {
+	Name  string
+	Value dbus.Variant
+}
+
+// aux is a unit that comes along with a transient one; there are none.
+type aux struct {
+	Name       string
+	Properties []property
+}
+
+const (
+	// maxUnits is how many programs a user may have had started that still run.
+	maxUnits = 200
+	// startTimeout is for a systemd that hangs.
+	startTimeout = 20 * time.Second
+	// stopTimeout is how long a program that is asked to end may take.
+	stopTimeout = 5 * time.Second
+)
+
+// ErrTooMany refuses a user who has enough programs.
+var ErrTooMany = fmt.Errorf("%d programs that this user had started in lanes still run", maxUnits)
+
+// ErrNoSystemd tells that nobody is there who could start a program.
+var ErrNoSystemd = errors.New("systemd does not run this machine, so only root can enter a lane")
+
+// Run has systemd start a command in a lane as the caller, and returns the name
+// of its unit once the command's program has been executed.
+func (m *Manager) Run(ctx context.Context, lane string, caller Caller, command []string) (unit string, err error) {
+	if err := check(lane); err != nil {
+		return "", err
+	}
+	if len(command) == 0 || !strings.HasPrefix(command[0], "/") {
+		return "", errors.New("the command must begin with the path of a program")
+	}
+	like, err := caller.look()
+	if err != nil {
+		return "", err
+	}
+	if err := m.writeSwitch(); err != nil {
+		return "", err
+	}
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	// A connection of its own: systemd keeps the unit for as long as it is there,
+	// which is until we know how the start went.
+	conn, err := wire.Connect(ctx, m.Address, nil)
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close()
+	s := starter{conn.Object(systemdName, systemdPath), conn}
+	if err := s.bounded(ctx, caller.UID); err != nil {
+		return "", err
+	}
+	unit = unitName(lane, caller.UID)
+	return unit, s.start(ctx, unit, m.properties(lane, caller, like, command))
+}
+
+const unitPrefix, unitSuffix = "uplane-run-", ".service"
+
+// unitName has the user's number where a pattern finds it.
+func unitName(lane string, uid uint32) string {
+	var random [8]byte
+	rand.Read(random[:]) // never fails
+	return fmt.Sprintf("%s%d-%s-%s%s", unitPrefix, uid, lane, hex.EncodeToString(random[:]), unitSuffix)
+}
+
+// properties are the unit's. It must not have PrivateTmp, PrivateUsers or
+// RestrictNamespaces: programs with windows and those that make sandboxes of their own
+// live on what these take away.
+func (m *Manager) properties(lane string, c Caller, like likeness, command []string) []property {
+	type exec struct {
+		Path  string
+		Argv  []string
+		Flags []string
+	}
+	type bind struct {
+		From, To string
+		Optional bool
+		Flags    uint64
+	}
+	type tmpfs struct{ Path, Options string }
+
+	uid := strconv.Itoa(int(c.UID))
+	groups := make([]string, len(c.Groups))
+	for i, g := range c.Groups {
+		groups[i] = strconv.Itoa(int(g))
+	}
+	binds := []bind{{From: policy.ResolvConfPath(lane), To: "/etc/resolv.conf"}}
+	if _, err := os.Stat(hostSwitch); err == nil { // or systemd would make one on the host
+		binds = append(binds, bind{From: m.switchPath(), To: hostSwitch})
+	}
+	values := []struct {
+		name  string
+		value any
+	}{
+		{"Description", fmt.Sprintf("%s in lane %s, for user %s", command[0], lane, uid)},
+		{"ExecStartEx", []exec{{command[0], command, []string{"no-env-expand"}}}},
+		{"User", uid},
+		{"SupplementaryGroups", groups},
+		// Here logind and polkit know whose it is.
+		{"Slice", "user-" + uid + ".slice"},
+
+		{"NetworkNamespacePath", namespacePath(lane)},
+		{"BindReadOnlyPaths", binds},
+		// What resolves names outside of the lane, and is asked first.
+		{"TemporaryFileSystem", []tmpfs{{"/run/nscd", "ro"}, {"/run/systemd/resolve", "ro"}}},
+
+		{"Type", "exec"}, // started means executed
+		// A program may end and leave others behind: the unit lives as long as any of them.
+		{"ExitType", "cgroup"},
+		{"CollectMode", "inactive-or-failed"},
+		{"OOMPolicy", "continue"},
+		{"TasksMax", uint64(math.MaxUint64)}, // the user's slice has a bound
+		{"TimeoutStopUSec", uint64(stopTimeout.Microseconds())},
+		{"SendSIGHUP", true}, // a shell heeds no SIGTERM
+		{"IgnoreSIGPIPE", false},
+		{"KeyringMode", "shared"},
+		{"NoNewPrivileges", like.noNewPrivileges},
+		{"Nice", int32(like.nice)},
+		{"AddRef", true},
+	}
+	out := make([]property, 0, len(values)+2*len(like.limits))
+	for _, v := range values {
+		out = append(out, property{v.name, dbus.MakeVariant(v.value)})
+	}
+	for _, l := range like.limits {
+		out = append(out, property{"Limit" + l.name, dbus.MakeVariant(l.hard)}, property{"Limit" + l.name + "Soft", dbus.MakeVariant(l.soft)})
+	}
+	return out
+}
+
+// starter is systemd on a connection of its own.
+type starter struct {
+	systemd dbus.BusObject
+	conn    *dbus.Conn
+}
+
+// call never starts a systemd: on a machine without one its activation file may be there.
+func (s starter) call(ctx context.Context, method string, args ...any) *dbus.Call {
+	return s.systemd.CallWithContext(ctx, systemdManager+"."+method, dbus.FlagNoAutoStart, args...)
+}
+
+// bounded refuses a user who has too many programs: each costs process 1 something.
+func (s starter) bounded(ctx context.Context, uid uint32) error {
+	var units [][]any
+	pattern := fmt.Sprintf("%s%d-*%s", unitPrefix, uid, unitSuffix)
+	err := s.call(ctx, "ListUnitsByPatterns", []string{}, []string{pattern}).Store(&units)
+	var derr dbus.Error
+	switch {
+	case errors.As(err, &derr) && (derr.Name == "org.freedesktop.DBus.Error.ServiceUnknown" || derr.Name == "org.freedesktop.DBus.Error.NameHasNoOwner"):
+		return ErrNoSystemd
+	case err != nil:
+		return fmt.Errorf("ask systemd what runs: %w", err)
+	case len(units) >= maxUnits:
+		return ErrTooMany
+	}
+	return nil
+}
+
+// start starts a unit and waits until its program has been executed.
+func (s starter) start(ctx context.Context, unit string, properties []property) error {
+	removed := make(chan *dbus.Signal, 64)
+	s.conn.Signal(removed)
+	// The job can't be in the rule, for it has no number yet; the unit can.
+	err := s.conn.AddMatchSignalContext(ctx, dbus.WithMatchSender(systemdName), dbus.WithMatchInterface(systemdManager),
+		dbus.WithMatchMember("JobRemoved"), dbus.WithMatchArg(2, unit))
+	if err != nil {
+		return err
+	}
+	if err := s.call(ctx, "Subscribe").Err; err != nil {
+		return fmt.Errorf("hear from systemd: %w", err)
+	}
+	var job dbus.ObjectPath
+	if err := s.call(ctx, "StartTransientUnit", unit, "fail", properties, []aux{}).Store(&job); err != nil {
+		return fmt.Errorf("have systemd start it: %w", err)
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("have systemd start it: %w", ctx.Err())
+		case signal, ok := <-removed:
+			if !ok {
+				return errors.New("the bus went away while systemd started it")
+			}
+			// JobRemoved(id, job, unit, result); other signals are the bus's own.
+			if len(signal.Body) != 4 || signal.Body[1] != job {
+				continue
+			}
+			if signal.Body[3] != "done" {
+				return s.why(ctx, unit)
+			}
+			return nil
+		}
+	}
+}
+
+// why is what systemd knows of a unit that did not start.
+func (s starter) why(ctx context.Context, unit string) error {
+	failed := errors.New("systemd could not start it")
+	var path dbus.ObjectPath
+	if err := s.call(ctx, "GetUnit", unit).Store(&path); err != nil {
+		return failed
+	}
+	status, err := s.conn.Object(systemdName, path).GetProperty(systemdService + ".ExecMainStatus")
+	if err != nil {
+		return failed
+	}
+	if step, ok := steps[status.Value()]; ok {
+		return fmt.Errorf("%w: %s", failed, step)
+	}
+	return fmt.Errorf("%w: it failed with status %v: journalctl --unit=%s", failed, status.Value(), unit)
+}
+
+// steps are those of systemd.exec(5) that can fail for reasons of ours.
+var steps = map[any]string{
+	int32(203): "the program can't be executed",
+	int32(217): "there is no such user",
+	int32(225): "the lane's namespace is not there any more",
+	int32(226): "the lane's own view of files can't be made",
+}
