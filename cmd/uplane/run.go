@@ -55,9 +55,9 @@ func enterLane(lane string, command, environ []string) int {
 		report(fmt.Errorf("run: %w", failure), failure.Next)
 		return failure.Code
 	}
-	start := func(ctx context.Context, keeper []string) error {
+	start := func(ctx context.Context, socket string) error {
 		return withDaemon(ctx, func(client *bus.Client) error {
-			_, err := client.Run(ctx, lane, keeper)
+			_, err := client.Run(ctx, lane, socket)
 			return err
 		})
 	}

@@ -325,15 +325,17 @@ func (s *machineTest) refusesToRun() {
 	refused(s.m.Alice, "uplane run steam -- uplane run steam true", where+"mount namespace")
 
 	for args, words := range map[string]string{
-		"sas steam 0":                                  "must begin with the path",
-		"sas steam 1 true":                             "must begin with the path",
-		"sas ../../etc 1 /bin/true":                    "there is no lane",
-		"sas '' 1 /bin/true":                           "there is no lane",
-		"sas steam 1 /no/such/program":                 "the program can't be executed",
-		"sas steam 1 /etc":                             "",
-		"sas steam 1 '/bin/a\nb'":                      "",
-		"s steam":                                      "takes \"sas\"",
-		"sas steam 2 /bin/echo $(yes | head -c 20000)": "",
+		"ss steam ''":                                      "is not absolute",
+		"ss steam socket":                                  "is not absolute",
+		"ss steam /tmp/../socket":                          "is not absolute, or not in its shortest form",
+		"ss ../../etc /tmp/socket":                         "there is no lane",
+		"ss '' /tmp/socket":                                "there is no lane",
+		"ss steam \"$(printf '/tmp/a\\nb')\"":              "has other characters",
+		"ss steam '/tmp/%h'":                               "has other characters",
+		"s steam":                                          "takes \"ss\"",
+		"sas steam 1 /bin/true":                            "takes \"ss\"",
+		"ss steam /$(yes x | tr -d '\\n' | head -c 200)":   "no more than 107 bytes",
+		"ss steam /$(yes x | tr -d '\\n' | head -c 20000)": "",
 	} {
 		r := s.as(s.m.Alice, callManager+"Run "+args)
 		if r.code == 0 || !strings.Contains(r.err, words) {
@@ -361,8 +363,15 @@ func (s *machineTest) runsWithoutDaemon() {
 		s.Fatal(err)
 	}
 	waitFor(s.T, func() bool { return s.as(s.m.Alice, "test -s lasts").code == 0 }, "the program runs")
-	for _, restart := range []string{"systemctl restart uplaned", "systemctl daemon-reexec"} {
+	for _, restart := range []string{"systemctl restart uplaned", "systemctl daemon-reload", "systemctl daemon-reexec"} {
 		s.sh(restart)
+	}
+	// systemd has read the unit's file again by now, and it says no more than it shall.
+	got := s.sh("systemctl show --property=LoadState,Description,ExecStart,User 'uplane-run-*'")
+	for _, want := range []string{"LoadState=loaded", "Description=uplane run in lane steam, for user 1000", "argv[]=/usr/bin/uplane inside /", "User=1000"} {
+		if !strings.Contains(got, want) {
+			s.Errorf("no %q in\n%s", want, got)
+		}
 	}
 	s.may(s.m.Alice, "touch go")
 	_ = c.Wait()

@@ -8,10 +8,13 @@ import (
 	"uplane/internal/programs"
 )
 
-func (m manager) Run(ctx context.Context, lane string, c bus.Caller, command []string) (string, error) {
-	unit, err := m.programs.Run(ctx, lane, programs.Caller{UID: c.UID, PID: c.PID, Groups: c.Groups}, command)
+func (m manager) Run(ctx context.Context, lane string, c bus.Caller, socket string) (string, error) {
+	unit, err := m.programs.Run(ctx, lane, programs.Caller{UID: c.UID, PID: c.PID, Groups: c.Groups}, socket)
 	if errors.Is(err, programs.ErrElsewhere) || errors.Is(err, programs.ErrTooMany) {
 		return "", bus.Errorf(bus.Refused, "%v", err)
+	}
+	if errors.Is(err, programs.ErrSocket) {
+		return "", bus.Errorf(bus.InvalidArgument, "%v", err)
 	}
 	return unit, busError(err)
 }

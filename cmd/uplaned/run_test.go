@@ -97,7 +97,7 @@ func (s *site) runExitCodes() {
 
 // runWithoutSystemd: nobody is there who could start a program for others than root.
 func (s *site) runWithoutSystemd() {
-	s.requireFailure(s.shTry(callManager+"Run sas steam 1 /bin/true"), 1, "systemd does not run this machine, so only root can enter a lane")
+	s.requireFailure(s.shTry(callManager+"Run ss steam /tmp/socket"), 1, "systemd does not run this machine, so only root can enter a lane")
 }
 
 // runProgram checks that a program has all that it has outside, but for the network.

@@ -25,7 +25,7 @@ func FuzzCall(f *testing.F) {
 		bustest.Call(Name, Path, ManagerInterface, "Up", "steam", values{}),
 		bustest.Call(Name, Path, ManagerInterface, "Remove", "steam"),
 		bustest.Call(Name, Path, ManagerInterface, "Reload"),
-		bustest.Call(Name, Path, ManagerInterface, "Run", "steam", []string{"/bin/true"}),
+		bustest.Call(Name, Path, ManagerInterface, "Run", "steam", "/run/user/0/uplane-run-1/socket"),
 		bustest.Call(Name, Path, ManagerInterface, "Programs", "steam"),
 		bustest.Call(Name, Path, ManagerInterface, "Stop", "steam"),
 		bustest.Call(Name, Path, objectManager, "GetManagedObjects"),

@@ -21,8 +21,8 @@ type Manager interface {
 	Plan(ctx context.Context, lane string) (lines []string, err error)
 	// Settle waits until the lanes have followed what happened to an interface.
 	Settle(ctx context.Context, iface, uuid string) error
-	// Run starts a command in a lane, as the caller, and returns the name of its unit.
-	Run(ctx context.Context, lane string, caller Caller, command []string) (unit string, err error)
+	// Run starts uplane in a lane, as the caller, to hear at a socket what to run, and returns the name of its unit.
+	Run(ctx context.Context, lane string, caller Caller, socket string) (unit string, err error)
 	// Programs lists what runs in lanes, of one user, or of everybody if that is root.
 	Programs(ctx context.Context, lanes []string, uid uint32) ([]Program, error)
 	// Stop ends what Programs lists of a lane, and returns how many they were.
@@ -39,7 +39,7 @@ var managerInterface = iface{name: ManagerInterface, methods: []method{
 	{name: "Reload", out: "problems:as", needs: always(Manage), run: reload},
 	{name: "Plan", in: "name:s", out: "lines:as", needs: always(Read), run: func(r *request) ([]any, error) { return plan(r, arg[string](r, 0)) }},
 	{name: "Settle", in: "interface:s profile:s", needs: always(Use), run: settle},
-	{name: "Run", in: "name:s command:as", out: "unit:s", needs: always(Use), process: true, run: run},
+	{name: "Run", in: "name:s socket:s", out: "unit:s", needs: always(Use), process: true, run: run},
 	{name: "Programs", in: "name:s", out: "programs:a(suuts)", needs: always(Read), run: listPrograms},
 	{name: "Stop", in: "name:s", out: "programs:u", needs: always(Use), run: stop},
 }}

@@ -41,7 +41,7 @@ func run(r *request) ([]any, error) {
 	if err := r.session.server.inKernel(lane); err != nil {
 		return nil, err
 	}
-	unit, err := r.manager().Run(r.ctx, lane, r.caller, arg[[]string](r, 1))
+	unit, err := r.manager().Run(r.ctx, lane, r.caller, arg[string](r, 1))
 	return []any{unit}, err
 }
 
@@ -92,9 +92,9 @@ func stop(r *request) ([]any, error) {
 	return []any{uint32(n)}, err
 }
 
-// Run starts a command in a lane as this process's user, and returns the name of its unit.
-func (c *Client) Run(ctx context.Context, lane string, command []string) (unit string, err error) {
-	err = c.call(ctx, Path, ManagerInterface+".Run", &unit, lane, command)
+// Run starts uplane's other half in a lane as this process's user, which comes to the socket, and returns the name of its unit.
+func (c *Client) Run(ctx context.Context, lane, socket string) (unit string, err error) {
+	err = c.call(ctx, Path, ManagerInterface+".Run", &unit, lane, socket)
 	return unit, err
 }
 

@@ -55,8 +55,8 @@ func TestMethods(t *testing.T) {
 	}
 	s.works(call(conn, Path, ManagerInterface+".Settle", "wlp6s0", "11111111-aaaa"))
 	var unit string
-	s.works(call(conn, Path, ManagerInterface+".Run", "steam", []string{"/bin/true", "-x"}), &unit)
-	s.fails(call(conn, Path, ManagerInterface+".Run", "old", []string{"/bin/true"}), errorPrefix+"NoSuchLane", "is down")
+	s.works(call(conn, Path, ManagerInterface+".Run", "steam", "/tmp/socket"), &unit)
+	s.fails(call(conn, Path, ManagerInterface+".Run", "old", "/tmp/socket"), errorPrefix+"NoSuchLane", "is down")
 	var programs []listedProgram
 	s.works(call(conn, Path, ManagerInterface+".Programs", ""), &programs)
 	if want := (listedProgram{"new-one old steam", 7, 0, 60, "a\ufffdb"}); len(programs) != 1 || programs[0] != want {
@@ -69,7 +69,7 @@ func TestMethods(t *testing.T) {
 	s.fails(call(conn, Path, ManagerInterface+".Remove", "none"), errorPrefix+"NoSuchLane", "none: no such lane")
 	const want = "up new-one map[dns:[9.9.9.9] table:7 uplink:type:wifi] true; up new-one map[] false; down new-one; " +
 		"set new-one map[uplink:[a type:wifi]]; down steam; reload; settle wlp6s0 11111111-aaaa; " +
-		"run steam as 0: [\"/bin/true\" \"-x\"]; stop steam of 0; remove none"
+		"run steam as 0: \"/tmp/socket\"; stop steam of 0; remove none"
 	if got := s.manager.journal(); got != want {
 		t.Errorf("did\n%s\nnot\n%s", got, want)
 	}

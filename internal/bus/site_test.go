@@ -199,8 +199,8 @@ func (m *fakeManager) Settle(_ context.Context, iface, uuid string) error {
 	return nil
 }
 
-func (m *fakeManager) Run(_ context.Context, lane string, caller Caller, command []string) (string, error) {
-	m.note("run %s as %d: %q", lane, caller.UID, command)
+func (m *fakeManager) Run(_ context.Context, lane string, caller Caller, socket string) (string, error) {
+	m.note("run %s as %d: %q", lane, caller.UID, socket)
 	return "uplane-run-x.service", nil
 }
 

@@ -2,13 +2,19 @@
 // who are not root: it has systemd start them, lists them and ends them.
 //
 // What root does here is little. It looks at who asks (caller.go), and has
-// systemd start one command as that user in the lane's namespace (unit.go).
+// systemd start uplane as that user in the lane's namespace (unit.go).
 // Descriptors, environment and working directory of the caller never come here:
 // what "uplane run" has started is uplane again, which fetches them from its
 // other half, as the user (package inside).
 package programs
 
-import "uplane/policy"
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"uplane/policy"
+)
 
 // namespacePath is where a lane's network namespace is.
 func namespacePath(lane string) string { return netnsDir + "/" + lane }
@@ -19,8 +25,45 @@ const netnsDir = "/run/netns"
 type Manager struct {
 	// Runtime is the daemon's own folder in /run.
 	Runtime string
+	// Uplane is the installed uplane, the only program that systemd is ever told to start.
+	Uplane string
 	// Address is the bus; empty: the system bus.
 	Address string
 }
 
 func check(lane string) error { return policy.CheckLaneName(lane) }
+
+// Beside is where uplane is when uplaned is at that path: in Debian's sbin it has its uplane in bin.
+func Beside(uplaned string) string {
+	dir := filepath.Dir(uplaned)
+	if filepath.Base(dir) == "sbin" {
+		dir = filepath.Join(filepath.Dir(dir), "bin")
+	}
+	return filepath.Join(dir, "uplane")
+}
+
+// maxSocket is the longest path that a socket can have: the kernel's sun_path, less its end.
+const maxSocket = 107
+
+// CheckSocket returns nil if systemd may be given that path of a keeper's socket.
+func CheckSocket(path string) error {
+	if len(path) > maxSocket {
+		return fmt.Errorf("the path of a socket has no more than %d bytes", maxSocket)
+	}
+	return checkPath(path)
+}
+
+// checkPath lets only paths through that mean the same to everybody who reads them on their way: systemd
+// writes them into a unit's file, and reads that again, where a line's end, %, $, quotes and backslashes say something.
+func checkPath(path string) error {
+	plain := func(r rune) bool {
+		return 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("/._+-", r)
+	}
+	switch {
+	case !filepath.IsAbs(path) || filepath.Clean(path) != path || path == "/":
+		return fmt.Errorf("path %.120q is not absolute, or not in its shortest form", path)
+	case strings.ContainsFunc(path, func(r rune) bool { return !plain(r) }):
+		return fmt.Errorf("path %.120q has other characters than letters, digits and / . _ + -", path)
+	}
+	return nil
+}

@@ -1,8 +1,11 @@
 package programs
 
 import (
+	"context"
+	"errors"
 	"math"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -69,8 +72,8 @@ func TestLimits(t *testing.T) {
 
 // TestProperties keeps what would break programs that work outside of lanes, and would not be noticed at once.
 func TestProperties(t *testing.T) {
-	m := &Manager{Runtime: "/run/uplane"}
-	all := m.properties("my-lane", Caller{UID: 1000, Groups: []uint32{1000, 44}}, likeness{nice: 5, limits: []limit{{"CORE", 0, 7}}}, []string{"/bin/x", "$A", "%h"})
+	m := &Manager{Runtime: "/run/uplane", Uplane: "/usr/bin/uplane"}
+	all := m.properties("my-lane", Caller{UID: 1000, Groups: []uint32{1000, 44}}, likeness{nice: 5, limits: []limit{{"CORE", 0, 7}}}, "/tmp/uplane-run-1/socket")
 	have := map[string]string{}
 	for _, p := range all {
 		if _, twice := have[p.Name]; twice {
@@ -84,7 +87,9 @@ func TestProperties(t *testing.T) {
 		}
 	}
 	for name, want := range map[string]string{
-		"User": `"1000"`, "SupplementaryGroups": `["1000", "44"]`, "Slice": `"user-1000.slice"`, "NetworkNamespacePath": `"/run/netns/my-lane"`,
+		"Description": `"uplane run in lane my-lane, for user 1000"`,
+		"ExecStart":   `[("/usr/bin/uplane", ["/usr/bin/uplane", "inside", "/tmp/uplane-run-1/socket"], false,)]`,
+		"User":        `"1000"`, "SupplementaryGroups": `["1000", "44"]`, "Slice": `"user-1000.slice"`, "NetworkNamespacePath": `"/run/netns/my-lane"`,
 		"NoNewPrivileges": "false", "Nice": "5", "LimitCORE": "7", "LimitCORESoft": "0", "ExitType": `"cgroup"`,
 		"TemporaryFileSystem": `[("/run/nscd", "ro",), ("/run/systemd/resolve", "ro",)]`,
 	} {
@@ -95,6 +100,60 @@ func TestProperties(t *testing.T) {
 	a, b := unitName("my-lane", 1000), unitName("my-lane", 1000)
 	if a == b || !strings.HasPrefix(a, "uplane-run-1000-my-lane-") {
 		t.Errorf("units are named %s and %s", a, b)
+	}
+}
+
+// hostilePaths would say something in a unit's file, or mean different things to different readers.
+var hostilePaths = []string{
+	"", "/", "socket", "./socket", "//tmp/socket", "/tmp/../etc", "/tmp/", "/tmp/./s", "/tmp/a\nExecStart=/bin/sh", "/tmp/a\rb", "/tmp/a\x00b", "/tmp/a\x1bb",
+	"/tmp/a b", "/tmp/%h", "/tmp/$HOME", "/tmp/${HOME}", "/tmp/\"a", "/tmp/'a", "/tmp/a\\nb", "/tmp/a;b", "/tmp/#a", "/tmp/\u2028", "/tmp/\u00a0", "/tmp/\xff",
+	"/tmp/" + strings.Repeat("x", maxSocket),
+}
+
+// TestSocket: whatever else a caller sends, nothing is started, and nothing looked at.
+func TestSocket(t *testing.T) {
+	for _, path := range []string{"/run/user/1000/uplane-run-123/socket", "/tmp/uplane-run-1/socket", "/a"} {
+		if err := CheckSocket(path); err != nil {
+			t.Error(err)
+		}
+	}
+	m := &Manager{Runtime: t.TempDir(), Uplane: "/usr/bin/uplane", Address: "unix:path=/nonexistent"}
+	me := Caller{UID: uint32(os.Getuid()), PID: uint32(os.Getpid())}
+	for _, path := range hostilePaths {
+		if _, err := m.Run(context.Background(), "steam", me, path); !errors.Is(err, ErrSocket) {
+			t.Errorf("%q: %v", path, err)
+		}
+	}
+	m.Uplane = "/opt/my uplane\n/bin/uplane"
+	if _, err := m.Run(context.Background(), "steam", me, "/tmp/socket"); err == nil || !strings.Contains(err.Error(), "is installed") {
+		t.Errorf("uplane in an odd folder: %v", err)
+	}
+}
+
+// FuzzSocket: of what is let through, nothing in a unit's file is anything but itself.
+func FuzzSocket(f *testing.F) {
+	for _, path := range hostilePaths {
+		f.Add(path)
+	}
+	f.Fuzz(func(t *testing.T, path string) {
+		if CheckSocket(path) != nil {
+			return
+		}
+		bad := func(r rune) bool { return r <= ' ' || r >= 0x7f || strings.ContainsRune("%$\"'\\;#`{}()*?~&|<>=", r) }
+		if strings.ContainsFunc(path, bad) || !strings.HasPrefix(path, "/") || path != filepath.Clean(path) || len(path) > maxSocket {
+			t.Errorf("%q", path)
+		}
+	})
+}
+
+func TestBeside(t *testing.T) {
+	for uplaned, want := range map[string]string{
+		"/usr/sbin/uplaned": "/usr/bin/uplane", "/usr/bin/uplaned": "/usr/bin/uplane", "/usr/local/sbin/uplaned": "/usr/local/bin/uplane",
+		"/home/a/uplane/bin/uplaned": "/home/a/uplane/bin/uplane",
+	} {
+		if got := Beside(uplaned); got != want {
+			t.Errorf("of %s: %s, not %s", uplaned, got, want)
+		}
 	}
 }
 

@@ -9,7 +9,6 @@ import (
 	"math"
 	"os"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/godbus/dbus/v5"
@@ -50,17 +49,23 @@ const (
 // ErrTooMany refuses a user who has enough programs.
 var ErrTooMany = fmt.Errorf("%d programs that this user had started in lanes still run", maxUnits)
 
+// ErrSocket refuses a path that no socket of a keeper's has.
+var ErrSocket = errors.New("no path for a socket")
+
 // ErrNoSystemd tells that nobody is there who could start a program.
 var ErrNoSystemd = errors.New("systemd does not run this machine, so only root can enter a lane")
 
-// Run has systemd start a command in a lane as the caller, and returns the name
-// of its unit once the command's program has been executed.
-func (m *Manager) Run(ctx context.Context, lane string, caller Caller, command []string) (unit string, err error) {
+// Run has systemd start uplane in a lane as the caller, which then goes to the socket to hear what to run. It
+// returns the name of its unit once uplane has been executed.
+func (m *Manager) Run(ctx context.Context, lane string, caller Caller, socket string) (unit string, err error) {
 	if err := check(lane); err != nil {
 		return "", err
 	}
-	if len(command) == 0 || !strings.HasPrefix(command[0], "/") {
-		return "", errors.New("the command must begin with the path of a program")
+	if err := CheckSocket(socket); err != nil {
+		return "", fmt.Errorf("%w: %w", ErrSocket, err)
+	}
+	if err := checkPath(m.Uplane); err != nil {
+		return "", fmt.Errorf("uplane is installed where systemd can't be told of: %w", err)
 	}
 	like, err := caller.look()
 	if err != nil {
@@ -83,7 +88,7 @@ func (m *Manager) Run(ctx context.Context, lane string, caller Caller, command [
 		return "", err
 	}
 	unit = unitName(lane, caller.UID)
-	return unit, s.start(ctx, unit, m.properties(lane, caller, like, command))
+	return unit, s.start(ctx, unit, m.properties(lane, caller, like, socket))
 }
 
 const unitPrefix, unitSuffix = "uplane-run-", ".service"
@@ -98,11 +103,11 @@ func unitName(lane string, uid uint32) string {
 // properties are the unit's. It must not have PrivateTmp, PrivateUsers or
 // RestrictNamespaces: programs with windows and those that make sandboxes of their own
 // live on what these take away.
-func (m *Manager) properties(lane string, c Caller, like likeness, command []string) []property {
+func (m *Manager) properties(lane string, c Caller, like likeness, socket string) []property {
 	type exec struct {
-		Path  string
-		Argv  []string
-		Flags []string
+		Path    string
+		Argv    []string
+		MayFail bool
 	}
 	type bind struct {
 		From, To string
@@ -124,8 +129,10 @@ func (m *Manager) properties(lane string, c Caller, like likeness, command []str
 		name  string
 		value any
 	}{
-		{"Description", fmt.Sprintf("%s in lane %s, for user %s", command[0], lane, uid)},
-		{"ExecStartEx", []exec{{command[0], command, []string{"no-env-expand"}}}},
+		// Of what a caller says, systemd's file of the unit has only what was checked: a line's end would begin another setting.
+		{"Description", fmt.Sprintf("uplane run in lane %s, for user %s", lane, uid)},
+		// Not ExecStartEx, which systemd 252 writes in a way that it can't read after a daemon-reload.
+		{"ExecStart", []exec{{m.Uplane, []string{m.Uplane, KeeperCommand, socket}, false}}},
 		{"User", uid},
 		{"SupplementaryGroups", groups},
 		// Here logind and polkit know whose it is.

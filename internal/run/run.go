@@ -23,11 +23,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"uplane/internal/enter"
-	"uplane/internal/programs"
 )
 
-// Starter has a command started in the lane, as this user.
-type Starter func(ctx context.Context, command []string) error
+// Starter has the keeper started in the lane, as this user. It comes to the socket.
+type Starter func(ctx context.Context, socket string) error
 
 // Run runs a command in a lane and returns its exit code. An error means that it
 // did not run.
@@ -164,15 +163,11 @@ func (p *program) start(ctx context.Context, start Starter) error {
 		return err
 	}
 	defer listener.close()
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
 	limit := make(chan uint64, 1)
 	go func() { limit <- openFiles() }()
 	refused := make(chan error, 1)
 	go func() {
-		if err := start(ctx, []string{self, programs.KeeperCommand, listener.path}); err != nil {
+		if err := start(ctx, listener.path); err != nil {
 			refused <- err
 			return
 		}

@@ -102,8 +102,8 @@ func listen() (*listener, error) {
 	var dir string
 	var err error
 	for _, parent := range []string{os.Getenv("XDG_RUNTIME_DIR"), "/tmp"} { // TMPDIR may be too long for a socket
-		if parent == "" {
-			continue
+		if programs.CheckSocket(filepath.Join(parent, programs.KeeperSocket, "0123456789", "socket")) != nil {
+			continue // the daemon would not take it
 		}
 		if dir, err = os.MkdirTemp(parent, programs.KeeperSocket[1:]); err == nil {
 			break
