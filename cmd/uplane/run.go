@@ -61,7 +61,7 @@ func enterLane(lane string, command, environ []string) int {
 			return err
 		})
 	}
-	code, err := run.Run(context.Background(), start, command, environ)
+	code, err := run.Run(context.Background(), start, lane, command, environ)
 	if err != nil {
 		report(fmt.Errorf("run: %w", err), runHint(lane, err))
 	}

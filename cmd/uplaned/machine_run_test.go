@@ -343,9 +343,16 @@ func (s *machineTest) refusesToRun() {
 		}
 	}
 	s.noUnits()
-	// A daemon that is not there, and a lane that has no way out.
+	// A lane that is down, and one whose name somebody else has given to a namespace.
 	s.may(s.m.Alice, "uplane down steam")
 	refused(s.m.Alice, "uplane run steam true", "there is no lane \"steam\", or it is down", "uplane up steam")
+	s.sh("ip netns add steam")
+	s.shTry("uplane up steam")
+	s.wait("steam", isState("error"))
+	refused(s.m.Alice, "uplane run steam true", "namespace steam exists, but it is no lane")
+	s.sh("ip netns delete steam")
+	s.noUnits()
+	// A daemon that is not there.
 	s.may(s.m.Alice, "uplane up steam")
 	s.wait("steam", isState("up"))
 	s.sh("systemctl mask --now uplaned")

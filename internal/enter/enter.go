@@ -109,6 +109,11 @@ func enterNetns(lane string) error {
 	if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
 		return &os.PathError{Op: "enter namespace", Path: path, Err: err}
 	}
+	return checkTag(lane)
+}
+
+// checkTag returns nil if this thread's namespace carries the lane's tag.
+func checkTag(lane string) error {
 	lo, err := netlink.LinkByName("lo")
 	if err != nil {
 		return fmt.Errorf("look at lo in namespace %s: %w", lane, err)
@@ -117,6 +122,36 @@ func enterNetns(lane string) error {
 		return fmt.Errorf("namespace %s exists, but it is no lane", lane)
 	}
 	return nil
+}
+
+// CheckLane returns nil if the namespace of a lane's name is the lane's: somebody else may have made it, and then the
+// lane is in error.
+func CheckLane(lane string) error {
+	result := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread has entered the namespace, and ends with the goroutine
+		result <- enterNetns(lane)
+	}()
+	return <-result
+}
+
+// CheckInside returns nil if this process was started in the lane: a name may have got another namespace in the meantime.
+func CheckInside(lane string) error {
+	if err := policy.CheckLaneName(lane); err != nil {
+		return err
+	}
+	of, err := os.Stat("/run/netns/" + lane)
+	if err != nil {
+		return err
+	}
+	ours, err := os.Stat("/proc/thread-self/ns/net")
+	if err != nil {
+		return err
+	}
+	if !os.SameFile(of, ours) {
+		return fmt.Errorf("this is not the namespace of lane %s, or no longer", lane)
+	}
+	return checkTag(lane)
 }
 
 // resolverDirs hold the sockets of nscd and systemd-resolved, which answer

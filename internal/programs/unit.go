@@ -13,6 +13,7 @@ import (
 
 	"github.com/godbus/dbus/v5"
 
+	"uplane/internal/enter"
 	"uplane/internal/wire"
 	"uplane/policy"
 )
@@ -66,6 +67,9 @@ func (m *Manager) Run(ctx context.Context, lane string, caller Caller, socket st
 	}
 	if err := checkPath(m.Uplane); err != nil {
 		return "", fmt.Errorf("uplane is installed where systemd can't be told of: %w", err)
+	}
+	if err := enter.CheckLane(lane); err != nil {
+		return "", err
 	}
 	like, err := caller.look()
 	if err != nil {

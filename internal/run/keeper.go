@@ -24,6 +24,13 @@ func Keep(socket string, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "uplane:", err) // whoever wanted the program has gone
 		return enter.ExitFailed
 	}
+	// What it says to start is started as this user, so it must be this user's. Whoever asked the daemon could name any socket,
+	// also one that another user had put into a folder for all.
+	if uid, err := peer(c); err != nil || uid != os.Getuid() {
+		c.Close()
+		fmt.Fprintln(stderr, "uplane:", errors.Join(fmt.Errorf("the socket %s is of user %d", socket, uid), err))
+		return enter.ExitFailed
+	}
 	k := &keeper{conn: newConn(c), slave: -1}
 	defer k.conn.Close()
 	if err := k.start(); err != nil {
@@ -67,6 +74,9 @@ func (k *keeper) start() error {
 	r, passed, err := k.conn.receiveRequest()
 	if err != nil {
 		return fmt.Errorf("hear what to start: %w", err)
+	}
+	if err := enter.CheckInside(r.Lane); err != nil {
+		return fmt.Errorf("start in lane %.40q: %w", r.Lane, err)
 	}
 	nth := func(i int) int {
 		if i < 0 || i >= len(passed) {

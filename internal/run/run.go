@@ -30,8 +30,8 @@ type Starter func(ctx context.Context, socket string) error
 
 // Run runs a command in a lane and returns its exit code. An error means that it
 // did not run.
-func Run(ctx context.Context, start Starter, command, environ []string) (code int, err error) {
-	p, err := prepare(command, environ)
+func Run(ctx context.Context, start Starter, lane string, command, environ []string) (code int, err error) {
+	p, err := prepare(lane, command, environ)
 	if err != nil {
 		return enter.ExitFailed, err
 	}
@@ -60,8 +60,9 @@ type program struct {
 }
 
 // prepare gathers what the program shall be like.
-func prepare(command, environ []string) (p *program, err error) {
-	p = &program{dir: -1, signals: make(chan os.Signal, 64), request: request{Command: raw(command), Environ: raw(environ), Slave: -1, Screen: -1}}
+func prepare(lane string, command, environ []string) (p *program, err error) {
+	p = &program{dir: -1, signals: make(chan os.Signal, 64)}
+	p.request = request{Lane: lane, Command: raw(command), Environ: raw(environ), Slave: -1, Screen: -1}
 	defer func() {
 		if err != nil {
 			p.close()

@@ -16,6 +16,7 @@ import (
 
 // request is what the keeper makes of itself, and starts.
 type request struct {
+	Lane             string   // where the keeper shall be
 	Command, Environ [][]byte // neither has to be UTF-8
 	Umask            int
 	OpenFiles        uint64 // soft limit; 0: as it is
