@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"strconv"
@@ -79,7 +80,7 @@ func scan(lanes []string, uid uint32) ([]Program, error) {
 		if !ok {
 			continue
 		}
-		if p, err := describe(uint32(pid), booted); err == nil && (uid == Everybody || uid == p.UID) {
+		if p, err := describe(uint32(pid), uid, booted); err == nil {
 			p.Lane = lane
 			out = append(out, p)
 		}
@@ -98,22 +99,32 @@ func bootTime() (time.Time, error) {
 // ticks are the kernel's to programs, a second: the same on all of Linux.
 const ticks = 100
 
-func describe(pid uint32, booted time.Time) (Program, error) {
-	p := Program{PID: pid}
-	dir := fmt.Sprintf("/proc/%d/", pid)
-	status, err := os.ReadFile(dir + "status")
+// owner is a process's real user. It also returns /proc/PID/status, in which it is.
+func owner(pid uint32) (uid uint32, status []byte, err error) {
+	status, err = os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
-		return p, err
+		return 0, nil, err
 	}
 	uids := strings.Fields(field(status, "Uid"))
 	if len(uids) == 0 {
-		return p, errors.New("no user")
+		return 0, nil, errors.New("no user")
 	}
-	uid, err := strconv.ParseUint(uids[0], 10, 32)
+	n, err := strconv.ParseUint(uids[0], 10, 32)
+	return uint32(n), status, err
+}
+
+// describe looks at a process of a user, or of anybody. Of others' it reads nothing but whose they are.
+func describe(pid, uid uint32, booted time.Time) (Program, error) {
+	p := Program{PID: pid}
+	dir := fmt.Sprintf("/proc/%d/", pid)
+	owner, status, err := owner(pid)
 	if err != nil {
 		return p, err
 	}
-	p.UID = uint32(uid)
+	if uid != Everybody && uid != owner {
+		return p, errors.New("another user's")
+	}
+	p.UID = owner
 	stat, err := os.ReadFile(dir + "stat")
 	if err != nil {
 		return p, err
@@ -129,7 +140,7 @@ func describe(pid uint32, booted time.Time) (Program, error) {
 		return p, err
 	}
 	p.Since = booted.Add(time.Duration(started) * time.Second / ticks)
-	line, err := os.ReadFile(dir + "cmdline")
+	line, err := readCommand(dir + "cmdline")
 	if err != nil {
 		return p, err
 	}
@@ -140,6 +151,19 @@ func describe(pid uint32, booted time.Time) (Program, error) {
 		p.Command = "[" + clean(field(status, "Name")) + "]"
 	}
 	return p, nil
+}
+
+// maxArguments is what is read of a command, in bytes: enough to tell a keeper.
+const maxArguments = 4096
+
+// readCommand reads the beginning of a process's arguments. A process can make them as long as its memory.
+func readCommand(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, maxArguments))
 }
 
 // KeeperCommand is the argument by which uplane becomes what "uplane run" has in the lane.

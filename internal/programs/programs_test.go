@@ -5,10 +5,13 @@ import (
 	"errors"
 	"math"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestLaneSwitch(t *testing.T) {
@@ -179,5 +182,39 @@ func TestLook(t *testing.T) {
 	}
 	if _, err := (Caller{UID: me.UID, PID: 1 << 30}).look(); err == nil {
 		t.Error("a process that is not there")
+	}
+}
+
+// TestLongCommand: a process that makes much of its arguments costs the list nothing, and those of others not even that.
+func TestLongCommand(t *testing.T) {
+	args := []string{"-c", "read x", "sh"}
+	for range 20 {
+		args = append(args, strings.Repeat("x", 100_000))
+	}
+	c := exec.Command("/bin/sh", args...)
+	stdin, err := c.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		stdin.Close()
+		_ = c.Wait()
+	}()
+	pid, me := uint32(c.Process.Pid), uint32(os.Getuid())
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	p, err := describe(pid, me, time.Now())
+	runtime.ReadMemStats(&after)
+	if err != nil || !strings.HasPrefix(p.Command, "/bin/sh -c read x sh xxx") || len(p.Command) != maxCommand {
+		t.Errorf("%+v, %v", p, err)
+	}
+	if took := after.TotalAlloc - before.TotalAlloc; took > 100_000 {
+		t.Errorf("it takes %d bytes", took)
+	}
+	if p, err := describe(pid, me+1, time.Now()); err == nil || p.Command != "" {
+		t.Errorf("of another user: %+v, %v", p, err)
 	}
 }

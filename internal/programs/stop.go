@@ -68,6 +68,6 @@ func (p Program) still() bool {
 	if unix.Stat(namespacePath(p.Lane), &lane) != nil || unix.Stat(fmt.Sprintf("/proc/%d/ns/net", p.PID), &its) != nil {
 		return false
 	}
-	now, err := describe(p.PID, time.Time{})
-	return err == nil && lane.Ino == its.Ino && now.UID == p.UID
+	uid, _, err := owner(p.PID)
+	return err == nil && lane.Ino == its.Ino && uid == p.UID
 }
