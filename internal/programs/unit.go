@@ -43,6 +43,8 @@ const (
 	maxUnits = 200
 	// startTimeout is for a systemd that hangs.
 	startTimeout = 20 * time.Second
+	// abandonTimeout is for such a one to hear that a start is no longer wanted.
+	abandonTimeout = 2 * time.Second
 	// stopTimeout is how long a program that is asked to end may take.
 	stopTimeout = 5 * time.Second
 )
@@ -80,14 +82,11 @@ func (m *Manager) Run(ctx context.Context, lane string, caller Caller, socket st
 	}
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	// A connection of its own: systemd keeps the unit for as long as it is there,
-	// which is until we know how the start went.
-	conn, err := wire.Connect(ctx, m.Address, nil)
+	s, err := m.systemd(ctx)
 	if err != nil {
 		return "", err
 	}
-	defer conn.Close()
-	s := starter{conn.Object(systemdName, systemdPath), conn}
+	defer s.conn.Close()
 	if err := s.bounded(ctx, caller.UID); err != nil {
 		return "", err
 	}
@@ -177,6 +176,19 @@ type starter struct {
 	conn    *dbus.Conn
 }
 
+// systemd makes a connection of its own: systemd keeps the unit for as long as it is there, which is until we
+// know how the start went. It outlives ctx a little, for there may be something to end then.
+func (m *Manager) systemd(ctx context.Context) (starter, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), startTimeout+2*abandonTimeout)
+	conn, err := wire.Connect(ctx, m.Address, nil)
+	if err != nil {
+		cancel()
+		return starter{}, err
+	}
+	context.AfterFunc(conn.Context(), cancel)
+	return starter{conn.Object(systemdName, systemdPath), conn}, nil
+}
+
 // call never starts a systemd: on a machine without one its activation file may be there.
 func (s starter) call(ctx context.Context, method string, args ...any) *dbus.Call {
 	return s.systemd.CallWithContext(ctx, systemdManager+"."+method, dbus.FlagNoAutoStart, args...)
@@ -214,11 +226,13 @@ func (s starter) start(ctx context.Context, unit string, properties []property) 
 	}
 	var job dbus.ObjectPath
 	if err := s.call(ctx, "StartTransientUnit", unit, "fail", properties, []aux{}).Store(&job); err != nil {
+		s.abandon(ctx, unit)
 		return fmt.Errorf("have systemd start it: %w", err)
 	}
 	for {
 		select {
 		case <-ctx.Done():
+			s.abandon(ctx, unit)
 			return fmt.Errorf("have systemd start it: %w", ctx.Err())
 		case signal, ok := <-removed:
 			if !ok {
@@ -234,6 +248,17 @@ func (s starter) start(ctx context.Context, unit string, properties []property) 
 			return nil
 		}
 	}
+}
+
+// abandon ends a unit that nobody waits for any more, if that is why its start did not come to an end: whoever asked is told
+// that it failed, so it must not run later.
+func (s starter) abandon(ctx context.Context, unit string) {
+	if ctx.Err() == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abandonTimeout)
+	defer cancel()
+	_ = s.call(ctx, "StopUnit", unit, "replace").Err // a systemd that hangs has it in its queue
 }
 
 // why is what systemd knows of a unit that did not start.
