@@ -21,6 +21,7 @@ type Caller struct {
 
 // likeness is what a program has of its caller's process, though systemd starts it.
 type likeness struct {
+	groups          []uint32
 	nice            int
 	noNewPrivileges bool
 	limits          []limit
@@ -84,8 +85,9 @@ var spaces = []struct{ name, elsewhere string }{
 //
 // A number could be another process's by now. So it must be one of the same user
 // and nobody else's; what we take from it (limits, priority) such a process
-// can't have more of than the user may have, and groups, of which a program
-// that is set-group-ID has more, are not taken from it.
+// can't have more of than the user may have. Of groups it gets those that the
+// caller had when it connected and the process still has by itself: what
+// a set-group-ID program was given is not the user's to hand on.
 func (c Caller) look() (likeness, error) {
 	var l likeness
 	pidfd, err := unix.PidfdOpen(int(c.PID), 0)
@@ -98,9 +100,8 @@ func (c Caller) look() (likeness, error) {
 	if err != nil {
 		return l, fmt.Errorf("look at who asks: %w", err)
 	}
-	uid := strconv.Itoa(int(c.UID))
-	if got := strings.Fields(field(status, "Uid")); !slices.Equal(got, []string{uid, uid, uid, uid}) {
-		return l, fmt.Errorf("process %d, which asked as user %s, is of users %v", c.PID, uid, got)
+	if l.groups, err = c.identify(status); err != nil {
+		return l, err
 	}
 	l.noNewPrivileges = field(status, "NoNewPrivs") == "1"
 	for _, space := range spaces {
@@ -127,11 +128,37 @@ func (c Caller) look() (likeness, error) {
 		return l, fmt.Errorf("look at who asks: %w", err)
 	}
 	l.limits = parseLimits(limits)
+	// It may have become a set-user-ID program in the meantime, with other limits; then none of that is the caller's.
+	if status, err = os.ReadFile(dir + "status"); err != nil {
+		return l, fmt.Errorf("look at who asks: %w", err)
+	}
+	if _, err := c.identify(status); err != nil {
+		return l, err
+	}
 	// All of that was of one process, if it is still there.
 	if err := unix.PidfdSendSignal(pidfd, 0, nil, 0); err != nil {
 		return l, fmt.Errorf("who asked has gone: %w", err)
 	}
 	return l, nil
+}
+
+// identify returns the groups that a process has and the caller had, if it is the caller's user's and nobody else's.
+func (c Caller) identify(status []byte) (groups []uint32, err error) {
+	uid := strconv.Itoa(int(c.UID))
+	if got := strings.Fields(field(status, "Uid")); !slices.Equal(got, []string{uid, uid, uid, uid}) {
+		return nil, fmt.Errorf("process %d, which asked as user %s, is of users %v", c.PID, uid, got)
+	}
+	gids := strings.Fields(field(status, "Gid"))
+	if len(gids) != 4 || len(slices.Compact(slices.Clone(gids))) != 1 {
+		return nil, fmt.Errorf("process %d, which asked, is of several groups at once: %v", c.PID, gids)
+	}
+	its := append(strings.Fields(field(status, "Groups")), gids[0])
+	for _, g := range c.Groups {
+		if slices.Contains(its, strconv.FormatUint(uint64(g), 10)) {
+			groups = append(groups, g)
+		}
+	}
+	return groups, nil
 }
 
 // field is a line of /proc/PID/status.

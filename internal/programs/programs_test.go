@@ -76,7 +76,7 @@ func TestLimits(t *testing.T) {
 // TestProperties keeps what would break programs that work outside of lanes, and would not be noticed at once.
 func TestProperties(t *testing.T) {
 	m := &Manager{Runtime: "/run/uplane", Uplane: "/usr/bin/uplane"}
-	all := m.properties("my-lane", Caller{UID: 1000, Groups: []uint32{1000, 44}}, likeness{nice: 5, limits: []limit{{"CORE", 0, 7}}}, "/tmp/uplane-run-1/socket")
+	all := m.properties("my-lane", Caller{UID: 1000, Groups: []uint32{1000, 44, 7}}, likeness{groups: []uint32{1000, 44}, nice: 5, limits: []limit{{"CORE", 0, 7}}}, "/tmp/uplane-run-1/socket")
 	have := map[string]string{}
 	for _, p := range all {
 		if _, twice := have[p.Name]; twice {
@@ -216,5 +216,34 @@ func TestLongCommand(t *testing.T) {
 	}
 	if p, err := describe(pid, me+1, time.Now()); err == nil || p.Command != "" {
 		t.Errorf("of another user: %+v, %v", p, err)
+	}
+}
+
+// TestIdentify: nothing that a set-user-ID or set-group-ID program has goes on to what it asks for.
+func TestIdentify(t *testing.T) {
+	c := Caller{UID: 1000, PID: 7, Groups: []uint32{1000, 44, 42}}
+	status := func(uids, gids, groups string) []byte {
+		return []byte("Name:\tx\nUid:\t" + uids + "\nGid:\t" + gids + "\nGroups:\t" + groups + " \n")
+	}
+	const user, group = "1000\t1000\t1000\t1000", "1000\t1000\t1000\t1000"
+	for _, tt := range []struct {
+		status []byte
+		want   []uint32
+	}{
+		{status(user, group, "44 1000"), []uint32{1000, 44}}, // 42 was set-group-ID's
+		{status(user, group, "44 99"), []uint32{1000, 44}},   // 99 it had not when it connected
+		{status(user, "44\t44\t44\t44", ""), []uint32{44}},
+	} {
+		if got, err := c.identify(tt.status); err != nil || !slices.Equal(got, tt.want) {
+			t.Errorf("%q: %v, %v", tt.status, got, err)
+		}
+	}
+	for _, bad := range [][]byte{
+		status("1000\t0\t0\t0", group, ""), status("1000\t1000\t0\t1000", group, ""), status("1000", group, ""), status(user, "", ""), nil,
+		status(user, "1000\t42\t42\t42", "44"), status(user, "1000\t1000\t42\t1000", "44"), status(user, "1000\t1000\t1000\t42", "44"),
+	} {
+		if got, err := c.identify(bad); err == nil {
+			t.Errorf("%q: groups %v", bad, got)
+		}
 	}
 }

@@ -120,8 +120,8 @@ func (m *Manager) properties(lane string, c Caller, like likeness, socket string
 	type tmpfs struct{ Path, Options string }
 
 	uid := strconv.Itoa(int(c.UID))
-	groups := make([]string, len(c.Groups))
-	for i, g := range c.Groups {
+	groups := make([]string, len(like.groups))
+	for i, g := range like.groups {
 		groups[i] = strconv.Itoa(int(g))
 	}
 	binds := []bind{{From: policy.ResolvConfPath(lane), To: "/etc/resolv.conf"}}
@@ -250,8 +250,8 @@ func (s starter) start(ctx context.Context, unit string, properties []property) 
 	}
 }
 
-// abandon ends a unit that nobody waits for any more, if that is why its start did not come to an end: whoever asked is told
-// that it failed, so it must not run later.
+// abandon ends a unit whose start took so long that nobody waits for it any more: whoever asked is told that it
+// failed, so it must not run later.
 func (s starter) abandon(ctx context.Context, unit string) {
 	if ctx.Err() == nil {
 		return
