@@ -231,7 +231,12 @@ func TestFakeRoaming(t *testing.T) {
 	for i := range 5 {
 		f.change(ip4, ifaceIP4, "Gateway", "192.0.2."+string('1'+rune(i)))
 	}
-	f.wait(w, "past all", has("via 192.0.2.5"))
+	// A signal of the fake can overtake an answer that is older (NetworkManager's can't), so the last one comes again.
+	for deadline := time.Now().Add(15 * time.Second); !has("via 192.0.2.5")(describe(w.Snapshot().Uplinks)); time.Sleep(10 * time.Millisecond) {
+		if f.change(ip4, ifaceIP4, "Gateway", "192.0.2.5"); time.Now().After(deadline) {
+			t.Fatal("never past all")
+		}
+	}
 	time.Sleep(100 * time.Millisecond)
 	if n := f.count(); n != 3 {
 		t.Errorf("%d fetches, want 3", n)

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"context"
 	"os"
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"uplane/internal/lab"
 )
@@ -31,8 +33,16 @@ func TestReadme(t *testing.T) {
 				t.Errorf("%s ends with %d: %s%s", line, r.code, r.out, r.err)
 			}
 			if strings.Contains(line, "up steam") {
-				s.wait("steam", isState("up"))
-				s.leavesBy("steam", s.world.Wifi.Public)
+				waitFor(t, func() bool { // the daemon may not have heard yet what NetworkManager did last
+					lane, err := s.world.Host.Namespace("steam")
+					if err != nil {
+						return false
+					}
+					ctx, cancel := context.WithTimeout(s.ctx, time.Second)
+					defer cancel()
+					by, err := lane.Whoami(ctx)
+					return err == nil && by == s.world.Wifi.Public
+				}, "the lane leaves by the Wi-Fi after: "+line)
 			}
 		}
 		if strings.Contains(box[1], "adopt") {
