@@ -3,6 +3,7 @@ package programs
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"math"
 	"os"
 	"slices"
@@ -24,8 +25,13 @@ type likeness struct {
 	groups          []uint32
 	nice            int
 	noNewPrivileges bool
+	bounding        uint64 // the capabilities that it can ever have, as bits
+	loginUID        uint32 // whose login it comes from, for the kernel's audit; unset: none's
 	limits          []limit
 }
+
+// unset is the kernel's "nobody".
+const unset = ^uint32(0)
 
 // limit is a resource limit.
 type limit struct {
@@ -71,14 +77,52 @@ func parseLimit(s string) (uint64, error) {
 }
 
 // ErrElsewhere refuses callers whose files, network or users are not the host's:
-// what they would get is something else than what they see.
+// what they would get is something else than what they see. It refuses those in a sandbox, too, as systemd
+// starts their programs outside of it.
 var ErrElsewhere = errors.New("a lane's program runs among the host's own files and users")
 
 // spaces are the namespaces that a caller shares with us, and what it is in otherwise.
 var spaces = []struct{ name, elsewhere string }{
-	{"user", "a user namespace, such as a container's or a sandbox's"},
-	{"mnt", "a mount namespace, such as a container's, a sandbox's or a lane's"},
-	{"net", "a network namespace, such as a container's or a lane's"},
+	{"ns/user", "a user namespace, such as a container's or a sandbox's"},
+	{"ns/mnt", "a mount namespace, such as a container's, a sandbox's or a lane's"},
+	{"ns/net", "a network namespace, such as a container's or a lane's"},
+	{"root", "a folder that it has as its root, by chroot"},
+}
+
+// elsewhere returns an error if a process, by its folder in /proc, is not where we are.
+func elsewhere(dir string, status []byte) error {
+	for _, space := range spaces {
+		ours, err := os.Stat("/proc/thread-self/" + space.name) // another thread may be in a lane
+		if err != nil {
+			return err
+		}
+		theirs, err := os.Stat(dir + space.name)
+		if err != nil {
+			return fmt.Errorf("look at who asks: %w", err)
+		}
+		if !os.SameFile(ours, theirs) {
+			return fmt.Errorf("%w, and who asks is in %s", ErrElsewhere, space.elsewhere)
+		}
+	}
+	// Programs begin with what the first process has: in a container that is a filter, too.
+	first, err := os.ReadFile("/proc/1/status")
+	if err != nil {
+		return err
+	}
+	if filters(status) > filters(first) {
+		return fmt.Errorf("%w, and who asks has a filter of system calls", ErrElsewhere)
+	}
+	profile, err := os.ReadFile(dir + "attr/apparmor/current")
+	if err == nil && strings.HasSuffix(strings.TrimSpace(string(profile)), "(enforce)") {
+		return fmt.Errorf("%w, and who asks is confined by AppArmor's profile %.80q", ErrElsewhere, strings.TrimSpace(string(profile)))
+	}
+	return nil
+}
+
+// filters is how many filters of system calls a process has.
+func filters(status []byte) int {
+	n, _ := strconv.Atoi(field(status, "Seccomp_filters"))
+	return n
 }
 
 // look reads from the caller's process what its program shall have of it.
@@ -104,18 +148,14 @@ func (c Caller) look() (likeness, error) {
 		return l, err
 	}
 	l.noNewPrivileges = field(status, "NoNewPrivs") == "1"
-	for _, space := range spaces {
-		ours, err := os.Stat("/proc/thread-self/ns/" + space.name) // another thread may be in a lane
-		if err != nil {
-			return l, err
-		}
-		theirs, err := os.Stat(dir + "ns/" + space.name)
-		if err != nil {
-			return l, fmt.Errorf("look at who asks: %w", err)
-		}
-		if !os.SameFile(ours, theirs) {
-			return l, fmt.Errorf("%w, and who asks is in %s", ErrElsewhere, space.elsewhere)
-		}
+	if l.bounding, err = strconv.ParseUint(field(status, "CapBnd"), 16, 64); err != nil {
+		return l, fmt.Errorf("look at who asks: capabilities: %w", err)
+	}
+	if l.loginUID, err = loginUID(dir); err != nil {
+		return l, fmt.Errorf("look at who asks: %w", err)
+	}
+	if err := elsewhere(dir, status); err != nil {
+		return l, err
 	}
 	raw, err := unix.Getpriority(unix.PRIO_PROCESS, int(c.PID))
 	if err != nil {
@@ -140,6 +180,19 @@ func (c Caller) look() (likeness, error) {
 		return l, fmt.Errorf("who asked has gone: %w", err)
 	}
 	return l, nil
+}
+
+// loginUID is the user who logged in, and whom the kernel's audit names whatever a process has become since.
+func loginUID(dir string) (uint32, error) {
+	text, err := os.ReadFile(dir + "loginuid")
+	if errors.Is(err, fs.ErrNotExist) {
+		return unset, nil // a kernel without audit, or the process has gone, which is noticed
+	}
+	if err != nil {
+		return unset, err
+	}
+	uid, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 32)
+	return uint32(uid), err
 }
 
 // identify returns the groups that a process has and the caller had, if it is the caller's user's and nobody else's.

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"uplane/policy"
 )
@@ -29,6 +30,9 @@ type Manager struct {
 	Uplane string
 	// Address is the bus; empty: the system bus.
 	Address string
+
+	scanning sync.Mutex
+	starting queue
 }
 
 func check(lane string) error { return policy.CheckLaneName(lane) }
