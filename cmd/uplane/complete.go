@@ -17,6 +17,9 @@ func completeLanes(c *cobra.Command) {
 	for _, sub := range c.Commands() {
 		completeLanes(sub)
 	}
+	if c.ValidArgsFunction != nil {
+		return // it knows more
+	}
 	words := strings.Fields(c.Use)[1:]
 	at := slices.IndexFunc(words, func(w string) bool { return strings.HasPrefix(strings.TrimPrefix(w, "["), "LANE") })
 	if at < 0 {

@@ -26,8 +26,13 @@ const (
 //go:embed debian.sh
 var recipe string
 
-// image is the image of a [Machine].
-func (d Debian) image(ctx context.Context) (string, error) { return d.Image(ctx, recipe) }
+// image is the image of a [Machine], with packages beside those that all have.
+func (d Debian) image(ctx context.Context, packages string) (string, error) {
+	if packages == "" {
+		return d.Image(ctx, recipe)
+	}
+	return d.Image(ctx, "extra="+packages+"\n"+recipe)
+}
 
 // Image returns the folder with what a recipe makes of the release, and makes it when there is none. It is in the
 // user's cache, under a name that changes with the recipe, and nothing writes to it any more. A recipe is a shell script
