@@ -120,13 +120,8 @@ func addLauncher(ctx context.Context, lane, app string) error {
 		return err
 	}
 	text, err := entry.Launcher(path, lane, uplane)
-	switch err = fmt.Errorf("%s: %w", path, err); {
-	case errors.Is(err, desktop.ErrSnap):
-		return hinted{err, "the same program as a package of your distribution"}
-	case errors.Is(err, desktop.ErrOurs):
-		return hinted{err, "uplane desktop list"}
-	case text == nil:
-		return err
+	if err != nil {
+		return hinted{fmt.Errorf("%s: %w", path, err), launcherHint(err)}
 	}
 	l, same, err := folders.Add(lane, folders.ID(path), text)
 	if err != nil {
@@ -138,6 +133,16 @@ func addLauncher(ctx context.Context, lane, app string) error {
 	}
 	fmt.Printf("%s %s\nstart %s from the menu%s\n", verb, l.File, l.Name, byCommand(l))
 	return nil
+}
+
+func launcherHint(err error) string {
+	switch {
+	case errors.Is(err, desktop.ErrSnap):
+		return "the same program as a package of your distribution"
+	case errors.Is(err, desktop.ErrOurs):
+		return "uplane desktop list"
+	}
+	return ""
 }
 
 // byCommand says how to start a launcher by a command that is here.
@@ -193,7 +198,12 @@ func desktopListCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "list",
 		Short: "List your launchers",
-		Args:  laneArgs(0, 0),
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usageError{fmt.Errorf("desktop list: it lists those of all lanes, and takes no %q", args[0])}
+			}
+			return nil
+		},
 	}
 	asJSON := c.Flags().Bool("json", false, "for programs")
 	c.RunE = func(*cobra.Command, []string) error {

@@ -49,8 +49,9 @@ func TestMachine(t *testing.T) {
 	}
 }
 
-func newMachineTest(t *testing.T, release lab.Debian) *machineTest {
-	ctx, m := lab.StartMachine(t, release, lab.Plain, lab.Options{})
+// newMachineTest boots a machine that has some of Debian's packages besides.
+func newMachineTest(t *testing.T, release lab.Debian, packages ...string) *machineTest {
+	ctx, m := lab.StartMachine(t, release, lab.Plain, lab.Options{Packages: strings.Join(packages, ",")})
 	if err := m.Connect(ctx); err != nil {
 		t.Fatal(err)
 	}

@@ -10,6 +10,8 @@ __uplane_or_program() {
     fi
     if [[ ${COMP_WORDS[1]} != run ]] || ((at > COMP_CWORD)); then
         __start_uplane
+        # What it makes of no match, when all are to be inserted.
+        [[ ${COMPREPLY[*]} != "''" ]] || COMPREPLY=()
     elif declare -F _comp_command_offset >/dev/null; then
         _comp_command_offset "$at"
     elif declare -F _command_offset >/dev/null; then # before bash-completion 2.12
