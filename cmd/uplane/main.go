@@ -119,7 +119,7 @@ the machine stays on its default route.`,
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(upCommand(), downCommand(), removeCommand(), listCommand(), statusCommand(), planCommand(), reloadCommand(), profileCommand(), runCommand(), shellCommand(), psCommand(), desktopCommand(),
 		stopCommand(), applyCommand(), adoptCommand(), dispatchCommand(), versionCommand())
-	completeLanes(root)
+	completeWords(root)
 	return root
 }
 

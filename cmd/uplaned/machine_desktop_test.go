@@ -116,6 +116,11 @@ func (s *machineTest) addsLauncher() {
 	// By its path; an ID with a folder in it.
 	s.may(s.m.Alice, "cp /usr/share/applications/firefox-esr.desktop 'my own.desktop'; uplane desktop add steam './my own.desktop'; uplane desktop remove steam 'my own'")
 	s.may(s.m.Alice, "uplane desktop add steam tools-gone")
+	// A desktop with GTK.
+	s.may(s.m.Alice, "mkdir bin; ln -s /bin/true bin/gtk-launch")
+	if said := s.may(s.m.Alice, "PATH=$HOME/bin:$PATH uplane desktop add steam './my own.desktop'; uplane desktop remove steam 'my own'"); !strings.Contains(said, "or by: gtk-launch 'uplane-steam-my own'\n") {
+		s.Errorf("with gtk-launch it says\n%s", said)
+	}
 }
 
 // byIcon starts a launcher, or an action of it, as desktops do.
@@ -294,6 +299,8 @@ func (s *machineTest) completes() {
 			"uplane run --not":                {"--notify"},
 			"uplane status --j":               {"--json"},
 			"uplane up --upl":                 {"--uplink"},
+			"uplane up x --uplink ":           {"enp7s0", "wlp6s0"},
+			"uplane up x --subnet ":           nil,
 
 			"uplane run steam nosuchprog":                 nil,
 			"uplane run steam firefox-e":                  {"firefox-esr"},
