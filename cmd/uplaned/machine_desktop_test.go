@@ -153,6 +153,11 @@ func (s *machineTest) startsByIcon() {
 	if got := s.asked(); got != wifi+": --new-window\n" {
 		s.Errorf("the action: %q", got)
 	}
+	// As a desktop does that systemd runs for its user: not in the session itself.
+	s.may(s.m.Alice, "systemd-run --user --scope --quiet gio launch "+launcher)
+	if got := s.asked(); got != wifi+": two words\n" {
+		s.Errorf("the icon of a desktop outside of the session: %q", got)
+	}
 	// The program's own icon leaves as ever, though it says that D-Bus starts it, which has no such service.
 	s.may(s.m.Alice, "sed -i /^DBusActivatable/d 'my own.desktop'; gio launch 'my own.desktop'")
 	if got := s.asked(); got != s.m.Wire.Public.String()+": two words\n" {
