@@ -26,7 +26,7 @@ func completeWords(c *cobra.Command) {
 	if c.ValidArgsFunction != nil {
 		return // it knows more
 	}
-	words := strings.Fields(c.Use)[1:]
+	words := slices.DeleteFunc(strings.Fields(c.Use)[1:], func(w string) bool { return strings.HasPrefix(w, "[-") })
 	at := slices.IndexFunc(words, func(w string) bool { return strings.HasPrefix(strings.TrimPrefix(w, "["), "LANE") })
 	if at < 0 {
 		return

@@ -16,8 +16,9 @@ import (
 
 func runCommand() *cobra.Command {
 	c := &cobra.Command{
-		Use:   "run LANE [--] COMMAND [ARG...]",
-		Short: "Run a program in a lane",
+		Use:                   "run [--notify] LANE [--] COMMAND [ARG...]",
+		DisableFlagsInUseLine: true, // they come first
+		Short:                 "Run a program in a lane",
 		Long: `Run a program in a lane. Everything it sends leaves by the lane's uplink, or
 not at all. It keeps its terminal, files and environment; names are resolved
 by the lane's DNS servers, and proxy settings that point at this machine's

@@ -84,7 +84,7 @@ func (e Entry) get(group, key string) (value string, found bool) {
 
 func (e Entry) is(key string) bool {
 	value, _ := e.get(mainGroup, key)
-	return value == "true"
+	return value == "true" || value == "1" // as glib has it
 }
 
 // Name is the program's name, for a line of text.
