@@ -49,9 +49,8 @@ func TestMachine(t *testing.T) {
 	}
 }
 
-// newMachineTest boots a machine that has some of Debian's packages besides.
 func newMachineTest(t *testing.T, release lab.Debian, packages ...string) *machineTest {
-	ctx, m := lab.StartMachine(t, release, lab.Plain, lab.Options{Packages: strings.Join(packages, ",")})
+	ctx, m := lab.StartMachine(t, release, lab.Plain, lab.Options{Packages: packages})
 	if err := m.Connect(ctx); err != nil {
 		t.Fatal(err)
 	}

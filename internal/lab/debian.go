@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -26,12 +27,13 @@ const (
 //go:embed debian.sh
 var recipe string
 
-// image is the image of a [Machine], with packages beside those that all have.
-func (d Debian) image(ctx context.Context, packages string) (string, error) {
-	if packages == "" {
-		return d.Image(ctx, recipe)
+// image is the image of a [Machine] with more packages than all of them have.
+func (d Debian) image(ctx context.Context, more []string) (string, error) {
+	text := recipe
+	if len(more) > 0 {
+		text = "more=" + strings.Join(more, ",") + "\n" + recipe
 	}
-	return d.Image(ctx, "extra="+packages+"\n"+recipe)
+	return d.Image(ctx, text)
 }
 
 // Image returns the folder with what a recipe makes of the release, and makes it when there is none. It is in the
