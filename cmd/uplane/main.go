@@ -117,9 +117,9 @@ the machine stays on its default route.`,
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(upCommand(), downCommand(), removeCommand(), listCommand(), statusCommand(), planCommand(), reloadCommand(), profileCommand(), runCommand(), shellCommand(), psCommand(),
+	root.AddCommand(upCommand(), downCommand(), removeCommand(), listCommand(), statusCommand(), planCommand(), reloadCommand(), profileCommand(), runCommand(), shellCommand(), psCommand(), desktopCommand(),
 		stopCommand(), applyCommand(), adoptCommand(), dispatchCommand(), versionCommand())
-	completeLanes(root)
+	completeWords(root)
 	return root
 }
 

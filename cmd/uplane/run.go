@@ -15,9 +15,10 @@ import (
 )
 
 func runCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:   "run LANE [--] COMMAND [ARG...]",
-		Short: "Run a program in a lane",
+	c := &cobra.Command{
+		Use:                   "run [--notify] LANE [--] COMMAND [ARG...]",
+		DisableFlagsInUseLine: true, // they come first
+		Short:                 "Run a program in a lane",
 		Long: `Run a program in a lane. Everything it sends leaves by the lane's uplink, or
 not at all. It keeps its terminal, files and environment; names are resolved
 by the lane's DNS servers, and proxy settings that point at this machine's
@@ -31,39 +32,50 @@ found, 126 when it can't be executed, 125 when uplane failed.`,
 		},
 		RunE: func(*cobra.Command, []string) error { return nil },
 	}
+	// runInLane reads these; here they are for manuals and completion.
+	c.Flags().SetInterspersed(false)
+	c.Flags().Bool("notify", false, "show errors on the desktop too: for what an icon or a key starts, without a terminal")
+	return c
 }
 
 // runInLane runs "LANE [--] COMMAND [ARG...]", and returns its exit code.
 func runInLane(args []string) int {
-	lane, command, err := enter.Parse(args)
+	lane, command, notify, err := enter.Parse(args)
 	if err != nil {
 		report(fmt.Errorf("run: %w", err), "uplane run LANE [--] COMMAND")
 		return exitUsage
 	}
-	return enterLane(lane, command, enter.WithoutLoopbackProxies(os.Environ(), os.Stderr))
+	return enterLane(lane, command, enter.WithoutLoopbackProxies(os.Environ(), os.Stderr), notify)
 }
 
 // enterLane runs a command in a lane. Root enters by itself; for others the daemon has it
-// done. It returns the exit code.
-func enterLane(lane string, command, environ []string) int {
+// done. With notify the desktop tells of errors, too. It returns the exit code.
+func enterLane(lane string, command, environ []string, notify bool) int {
+	say := report
+	if notify {
+		say = func(err error, next string) { reportOnDesktop(lane, err, next) }
+	}
 	if err := policy.CheckLaneName(lane); err != nil {
-		report(fmt.Errorf("run: %w", err), "uplane list")
+		say(fmt.Errorf("run: %w", err), "uplane list")
 		return enter.ExitFailed
 	}
 	if os.Geteuid() == 0 {
 		failure := enter.Run(lane, command, environ)
-		report(fmt.Errorf("run: %w", failure), failure.Next)
+		say(fmt.Errorf("run: %w", failure), failure.Next)
 		return failure.Code
 	}
 	start := func(ctx context.Context, socket string) error {
 		return withDaemon(ctx, func(client *bus.Client) error {
+			if notify {
+				warnOfLane(ctx, client, lane)
+			}
 			_, err := client.Run(ctx, lane, socket)
 			return err
 		})
 	}
 	code, err := run.Run(context.Background(), start, lane, command, environ)
 	if err != nil {
-		report(fmt.Errorf("run: %w", err), runHint(lane, err))
+		say(fmt.Errorf("run: %w", err), runHint(lane, err))
 	}
 	return code
 }

@@ -81,8 +81,11 @@ func CannotExec(path string, err error) *Failure {
 	return &Failure{Code: code, Err: fmt.Errorf("%s: %w", path, err)}
 }
 
-// Parse reads the arguments of run, "LANE [--] COMMAND [ARG...]".
-func Parse(args []string) (lane string, command []string, err error) {
+// Parse reads the arguments of run, "[--notify] LANE [--] COMMAND [ARG...]".
+func Parse(args []string) (lane string, command []string, notify bool, err error) {
+	if len(args) > 0 && args[0] == "--notify" {
+		notify, args = true, args[1:]
+	}
 	if len(args) > 0 {
 		lane, args = args[0], args[1:]
 	}
@@ -90,12 +93,12 @@ func Parse(args []string) (lane string, command []string, err error) {
 		args = args[1:]
 	}
 	if strings.HasPrefix(lane, "-") && lane != "--" {
-		return "", nil, fmt.Errorf("unknown flag %s: expected a lane and a command", lane)
+		return "", nil, notify, fmt.Errorf("unknown flag %s: expected a lane and a command", lane)
 	}
 	if lane == "" || lane == "--" || len(args) == 0 {
-		return "", nil, errors.New("expected a lane and a command")
+		return "", nil, notify, errors.New("expected a lane and a command")
 	}
-	return lane, args, nil
+	return lane, args, notify, nil
 }
 
 // enterNetns moves this thread into the lane's namespace, once it carries our tag.

@@ -72,9 +72,18 @@ func TestParse(t *testing.T) {
 		"-- true":              "",
 		"-u bob steam -- true": "",
 		"--help":               "",
+
+		"--notify steam true":        "steam: true (notify)",
+		"--notify steam -- --notify": "steam: --notify (notify)",
+		"steam --notify":             "steam: --notify",
+		"--notify":                   "",
+		"--notify -- true":           "",
 	} {
-		lane, command, err := Parse(strings.Fields(args))
+		lane, command, notify, err := Parse(strings.Fields(args))
 		got := lane + ": " + strings.Join(command, " ")
+		if notify {
+			got += " (notify)"
+		}
 		if err != nil {
 			got = ""
 		}
