@@ -3,11 +3,13 @@ package programs
 import (
 	"context"
 	"fmt"
-	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
+
+// keeperTime is how long a keeper has to tell how its program ended, before it is killed, too.
+const keeperTime = stopTimeout / 2
 
 // Stop ends what runs in a lane, of one user or of everybody: it asks, and after some
 // seconds it no longer does. It returns how many programs there were.
@@ -21,14 +23,12 @@ func (m *Manager) Stop(ctx context.Context, lane string, uid uint32) (int, error
 			return programs, err
 		}
 		late := time.Now().After(deadline)
-		// A keeper ends with its program, and tells how that ended; so it is not killed before.
-		keepers := !slices.ContainsFunc(left, func(p Program) bool { return !p.keeper })
 		if late && time.Since(deadline) > stopTimeout {
 			return programs, fmt.Errorf("%d programs in lane %s can't be ended, process %d among them", len(left), lane, left[0].PID)
 		}
 		for _, p := range left {
 			switch {
-			case late && p.keeper && !keepers:
+			case late && p.keeper && time.Since(deadline) < keeperTime:
 			case late:
 				p.signal(unix.SIGKILL)
 			case !asked[p.PID]:
