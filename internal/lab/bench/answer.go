@@ -39,7 +39,7 @@ uplink is ready, the lane is not there; %d times each, in turns. The program ask
 	if err != nil {
 		return s, err
 	}
-	asker, err := b.startHelper(site.world.Host, "ask")
+	asker, err := b.startHelper(site.world.Host.Node, "ask")
 	if err != nil {
 		return s, err
 	}

@@ -19,7 +19,7 @@ import (
 type nmProfile struct{ *helper }
 
 func (s *site) nmProfile() (nmProfile, error) {
-	h, err := s.startHelper(s.world.Host, "profile", lab.WiFi)
+	h, err := s.startHelper(s.world.Host.Node, "profile", lab.WiFi)
 	return nmProfile{h}, err
 }
 

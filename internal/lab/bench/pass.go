@@ -23,7 +23,7 @@ func (b *bench) looping() (looping, error) {
 	if err != nil {
 		return looping{}, err
 	}
-	h, err := b.startHelper(w.Host, "loop")
+	h, err := b.startHelper(w.Host.Node, "loop")
 	if err != nil {
 		_ = w.Close()
 		return looping{}, err

@@ -184,7 +184,7 @@ func (s *site) uplaneContender() (*contender, error) {
 
 // floor is the mirror, stopped.
 func (s *site) floor() (*contender, error) {
-	h, err := s.startHelper(s.world.Host, "mirror", lab.WiFi)
+	h, err := s.startHelper(s.world.Host.Node, "mirror", lab.WiFi)
 	if err != nil {
 		return nil, err
 	}

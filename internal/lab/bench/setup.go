@@ -135,7 +135,7 @@ func (s *site) builders() ([]*builder, error) {
 	if err != nil {
 		return nil, err
 	}
-	shell, err := s.startHelper(s.world.Host, "spawn")
+	shell, err := s.startHelper(s.world.Host.Node, "spawn")
 	if err != nil {
 		return nil, err
 	}
@@ -180,7 +180,7 @@ func (b *bench) bareBuilds() (alone, least *builder, err error) {
 
 // minimalBuilder is the minimal program in a host.
 func (b *bench) minimalBuilder(host *lab.Host) (*builder, error) {
-	h, err := b.startHelper(host, "minimal")
+	h, err := b.startHelper(host.Node, "minimal")
 	if err != nil {
 		return nil, err
 	}

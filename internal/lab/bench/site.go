@@ -89,7 +89,7 @@ func (s *site) sh(script string) (string, error) {
 	return s.world.Host.RunContext(s.ctx, "sh", "-ec", script)
 }
 
-// helper is this program at another task in the host. It answers each line with a line.
+// helper is this program at another task in the host, or as one of a machine's users. It answers each line with a line.
 type helper struct {
 	*lab.Cmd
 	in  io.WriteCloser
@@ -97,8 +97,8 @@ type helper struct {
 }
 
 // startHelper starts a helper and waits for its first line, "ready".
-func (b *bench) startHelper(host *lab.Host, args ...string) (*helper, error) {
-	cmd := host.Command(b.self, args...)
+func (b *bench) startHelper(node *lab.Node, args ...string) (*helper, error) {
+	cmd := node.Command(b.self, args...)
 	var complaint strings.Builder
 	cmd.Stderr = &complaint
 	in, err := cmd.StdinPipe()
