@@ -14,11 +14,16 @@ import (
 	"golang.org/x/sys/unix"
 
 	"uplane/internal/enter"
+	"uplane/internal/programs"
 )
 
 // Keep is the half in the lane: it starts the program that the half at the other
 // end of the socket wants, and stays until it has ended. It returns its own exit code.
 func Keep(socket, login string, stderr io.Writer) int {
+	if err := os.WriteFile("/proc/self/comm", []byte(programs.KeeperName), 0); err != nil {
+		fmt.Fprintln(stderr, "uplane:", err)
+		return enter.ExitFailed
+	}
 	if err := logIn(login); err != nil {
 		fmt.Fprintln(stderr, "uplane:", err)
 		return enter.ExitFailed
