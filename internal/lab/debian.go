@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -26,8 +27,14 @@ const (
 //go:embed debian.sh
 var recipe string
 
-// image is the image of a [Machine].
-func (d Debian) image(ctx context.Context) (string, error) { return d.Image(ctx, recipe) }
+// image is the image of a [Machine], with packages besides the usual ones.
+func (d Debian) image(ctx context.Context, packages []string) (string, error) {
+	if len(packages) == 0 {
+		return d.Image(ctx, recipe)
+	}
+	more := fmt.Sprintf("mmdebstrap() { command mmdebstrap --include=%s \"$@\"; }\n", strings.Join(packages, ","))
+	return d.Image(ctx, more+recipe)
+}
 
 // Image returns the folder with what a recipe makes of the release, and makes it when there is none. It is in the
 // user's cache, under a name that changes with the recipe, and nothing writes to it any more. A recipe is a shell script

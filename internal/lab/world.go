@@ -34,6 +34,8 @@ type Options struct {
 	// lease, and so hears what [Gateway.SetDHCP] changed. Zero is half an hour, and the least is
 	// [QuickRenewal].
 	RenewEvery time.Duration
+	// Packages are Debian packages that a [Machine] has besides the usual ones.
+	Packages []string
 }
 
 // QuickRenewal is the shortest T1 that dnsmasq sends; it ignores less. (NetworkManager has no way to
