@@ -21,8 +21,8 @@ func (m *Manager) Stop(ctx context.Context, lane string, uid uint32) (int, error
 			return programs, err
 		}
 		late := time.Now().After(deadline)
-		// A keeper ends with its program, and tells how that ended; so it is not killed before.
-		keepers := !slices.ContainsFunc(left, func(p Program) bool { return !p.keeper })
+		// A keeper ends with its program, and tells how that ended; so it is not killed before, nor before it could tell.
+		keepers := !slices.ContainsFunc(left, func(p Program) bool { return !p.keeper }) && time.Since(deadline) > tellTimeout
 		if late && time.Since(deadline) > stopTimeout {
 			return programs, fmt.Errorf("%d programs in lane %s can't be ended, process %d among them", len(left), lane, left[0].PID)
 		}
