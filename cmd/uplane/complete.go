@@ -17,7 +17,7 @@ func completeLanes(c *cobra.Command) {
 	for _, sub := range c.Commands() {
 		completeLanes(sub)
 	}
-	words := strings.Fields(c.Use)[1:]
+	words := slices.DeleteFunc(strings.Fields(c.Use)[1:], func(w string) bool { return strings.HasPrefix(w, "[--") && w != "[--]" })
 	at := slices.IndexFunc(words, func(w string) bool { return strings.HasPrefix(strings.TrimPrefix(w, "["), "LANE") })
 	if at < 0 {
 		return

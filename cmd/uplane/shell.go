@@ -26,7 +26,7 @@ for that; other shells find the lane's name in $UPLANE_LANE, for their own promp
 			if err != nil {
 				return err
 			}
-			os.Exit(enterLane(args[0], command, enter.WithoutLoopbackProxies(environ, os.Stderr)))
+			os.Exit(enterLane(enter.Order{Lane: args[0], Command: command}, environ))
 			return nil
 		},
 	}
