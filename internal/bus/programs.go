@@ -15,11 +15,11 @@ type Caller struct {
 
 // Program is what runs in a lane, in the form of --json.
 type Program struct {
-	Lane    string `json:"lane"`
-	PID     uint32 `json:"pid"`
-	UID     uint32 `json:"uid"`
-	Since   string `json:"since"` // RFC 3339, UTC
-	Name    string `json:"name"`
+	Lane  string `json:"lane"`
+	PID   uint32 `json:"pid"`
+	UID   uint32 `json:"uid"`
+	Since string `json:"since"` // RFC 3339, UTC
+	Name  string `json:"name"`
 }
 
 // caller asks the bus who sent a request.
