@@ -21,7 +21,7 @@ func TestMachineDesktop(t *testing.T) {
 	for _, release := range []lab.Debian{lab.Bookworm, lab.Trixie} {
 		t.Run(string(release), func(t *testing.T) {
 			t.Parallel()
-			s := newMachineTest(t, release, "bash-completion", "zsh", "fish", "desktop-file-utils", "libglib2.0-bin", "python3-gi")
+			s := newDesktopTest(t, release)
 			s.installBrowser()
 			s.step("docs/desktop.md", s.followsDesktopDoc)
 			s.step("a launcher", s.addsLauncher)

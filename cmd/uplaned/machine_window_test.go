@@ -18,15 +18,6 @@ import (
 	"uplane/internal/lab"
 )
 
-// desktop is what the machine of [TestMachineWindow] has beside what all have.
-var desktop = []string{
-	"chromium", "xvfb", "xauth", "x11-utils", "x11-apps", "imagemagick", // windows of X11
-	"sway", "foot", "grim", // windows of Wayland
-	"pipewire-pulse", "wireplumber", "pulseaudio-utils",
-	"xdg-desktop-portal", "xdg-desktop-portal-gtk", "dconf-cli", "dconf-gsettings-backend",
-	"fontconfig", "fonts-dejavu-core", "acl", "bubblewrap",
-}
-
 // windowTest is Alice's desktop: an X server and a compositor of hers, and a page on the internet.
 type windowTest struct {
 	*machineTest
@@ -53,7 +44,7 @@ func TestMachineWindow(t *testing.T) {
 	for _, release := range []lab.Debian{lab.Bookworm, lab.Trixie} {
 		t.Run(string(release), func(t *testing.T) {
 			t.Parallel()
-			s := &windowTest{machineTest: newMachineTest(t, release, desktop...), pictures: t.ArtifactDir()}
+			s := &windowTest{machineTest: newDesktopTest(t, release), pictures: t.ArtifactDir()}
 			s.longer(5 * time.Minute)
 			t.Cleanup(s.explain)
 			s.servePage()

@@ -308,7 +308,7 @@ func FuzzLauncher(f *testing.F) {
 			if err != nil || len(command) < 6 {
 				t.Fatalf("%q: %v", line.text, err)
 			}
-			for i, want := range []string{"/usr/bin/uplane", "run", "--notify", "wifi", "--"} {
+			for i, want := range []string{"/usr/bin/uplane", "run", "--notify", "--strict", "wifi", "--"} {
 				if command[i].text != want {
 					t.Errorf("%q", line.text)
 				}

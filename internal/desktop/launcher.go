@@ -119,5 +119,5 @@ func inLane(value, file, lane, uplane string) (string, error) {
 		}
 		value = escape(strings.Join(raw, " "))
 	}
-	return escape(quote(uplane)) + " run --notify " + lane + " -- " + value, nil
+	return escape(quote(uplane)) + " run --notify --strict " + lane + " -- " + value, nil
 }

@@ -51,7 +51,7 @@ func Run(lane string, command, environ []string) *Failure {
 	if err := privateFiles(lane); err != nil {
 		return fail(ExitFailed, err, "")
 	}
-	path, err := Find(command[0])
+	path, err := FindInLane(command)
 	if err != nil {
 		return err.(*Failure)
 	}
@@ -81,24 +81,37 @@ func CannotExec(path string, err error) *Failure {
 	return &Failure{Code: code, Err: fmt.Errorf("%s: %w", path, err)}
 }
 
-// Parse reads the arguments of run, "[--notify] LANE [--] COMMAND [ARG...]".
-func Parse(args []string) (lane string, command []string, notify bool, err error) {
-	if len(args) > 0 && args[0] == "--notify" {
-		notify, args = true, args[1:]
+// Order is what "uplane run" is told.
+type Order struct {
+	Strict  bool // rather not at all than not in the lane
+	Notify  bool // errors are shown on the desktop, too
+	Lane    string
+	Command []string
+}
+
+// Parse reads the arguments of run, "[--notify] [--strict] LANE [--] COMMAND [ARG...]".
+func Parse(args []string) (o Order, err error) {
+	for ; len(args) > 0 && strings.HasPrefix(args[0], "-") && args[0] != "--"; args = args[1:] {
+		switch args[0] {
+		case "--strict":
+			o.Strict = true
+		case "--notify":
+			o.Notify = true
+		default:
+			return Order{}, fmt.Errorf("unknown flag %s: expected a lane and a command", args[0])
+		}
 	}
 	if len(args) > 0 {
-		lane, args = args[0], args[1:]
+		o.Lane, args = args[0], args[1:]
 	}
 	if len(args) > 0 && args[0] == "--" {
 		args = args[1:]
 	}
-	if strings.HasPrefix(lane, "-") && lane != "--" {
-		return "", nil, notify, fmt.Errorf("unknown flag %s: expected a lane and a command", lane)
+	if o.Lane == "" || o.Lane == "--" || len(args) == 0 {
+		return Order{}, errors.New("expected a lane and a command")
 	}
-	if lane == "" || lane == "--" || len(args) == 0 {
-		return "", nil, notify, errors.New("expected a lane and a command")
-	}
-	return lane, args, notify, nil
+	o.Command = args
+	return o, nil
 }
 
 // enterNetns moves this thread into the lane's namespace, once it carries our tag.
@@ -113,6 +126,12 @@ func enterNetns(lane string) error {
 		return &os.PathError{Op: "enter namespace", Path: path, Err: err}
 	}
 	return checkTag(lane)
+}
+
+// InLane tells whether this process is in a lane; in doubt it is.
+func InLane() bool {
+	lo, err := netlink.LinkByName("lo")
+	return err != nil || strings.HasPrefix(lo.Attrs().Alias, policy.AliasPrefix)
 }
 
 // checkTag returns nil if this thread's namespace carries the lane's tag.

@@ -2,7 +2,9 @@ package programs
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -14,11 +16,18 @@ const keeperTime = stopTimeout / 2
 // Stop ends what runs in a lane, of one user or of everybody: it asks, and after some
 // seconds it no longer does. It returns how many programs there were.
 func (m *Manager) Stop(ctx context.Context, lane string, uid uint32) (int, error) {
+	its, err := spaceOf(lane)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil // it is down
+	}
+	if err != nil {
+		return 0, err
+	}
 	asked := map[uint32]bool{}
 	programs := 0
 	deadline := time.Now().Add(stopTimeout)
 	for {
-		left, err := m.scan([]string{lane}, uid)
+		left, err := m.scan(map[space]string{its: lane}, uid)
 		if err != nil || len(left) == 0 {
 			return programs, err
 		}
@@ -64,10 +73,10 @@ func (p Program) signal(signals ...unix.Signal) {
 
 // still tells whether the process of that number still is the program.
 func (p Program) still() bool {
-	var lane, its unix.Stat_t
-	if unix.Stat(namespacePath(p.Lane), &lane) != nil || unix.Stat(fmt.Sprintf("/proc/%d/ns/net", p.PID), &its) != nil {
+	its, err := readSpace(fmt.Sprintf("/proc/%d/ns/net", p.PID))
+	if err != nil || its != p.space {
 		return false
 	}
 	uid, _, err := owner(p.PID)
-	return err == nil && lane.Ino == its.Ino && uid == p.UID
+	return err == nil && uid == p.UID
 }
