@@ -60,7 +60,9 @@ var desktop = []string{
 	"bash-completion", "zsh", "fish", "vim-tiny",
 }
 
-func newDesktopTest(t *testing.T, release lab.Debian) *machineTest { return newMachineTest(t, release, desktop...) }
+func newDesktopTest(t *testing.T, release lab.Debian) *machineTest {
+	return newMachineTest(t, release, desktop...)
+}
 
 func newMachineTest(t *testing.T, release lab.Debian, packages ...string) *machineTest {
 	ctx, m := lab.StartMachine(t, release, lab.Plain, lab.Options{Packages: packages})
