@@ -120,6 +120,7 @@ func (b *builder) lane(l Lane) LaneStatus {
 		Rule{Priority: LanePriority, From: a.Subnet, Table: a.Table},
 		Rule{Priority: LanePriority, To: a.Subnet, Table: a.Table},
 		resolvConf(l.Name, st.DNS, search),
+		nsswitch(l.Name, b.in.Host.Switch),
 	)
 	if !l.External {
 		own = append(own, Addr{"", outer, gateway})
@@ -151,22 +152,24 @@ func (b *builder) lane(l Lane) LaneStatus {
 // bare tells whether a lane keeps no more than its namespace, and why: without a
 // veth nothing leaves, and what programs in the lane hold stays.
 func (b *builder) bare(st *LaneStatus) bool {
-	l, path := &st.Lane, ResolvConfPath(st.Lane.Name)
-	foreign, held, clash, shared := b.in.Host.Files[path], b.held(l), b.in.Clashes[l.Name], b.shared(l)
+	l := &st.Lane
+	held, clash, shared := b.held(l), b.in.Clashes[l.Name], b.shared(l)
 	st.State, st.Reason = Error, cmp.Or(clash, shared)
 	if held != "" {
 		st.State, st.Reason = Waiting, held
 	}
-	if foreign {
-		st.State, st.Reason = Error, path+" exists and is not ours: remove it or name the lane otherwise"
+	own := []Object{Netns{l.Name, true}}
+	for _, f := range []File{resolvConf(l.Name, nil, nil), nsswitch(l.Name, b.in.Host.Switch)} {
+		if b.in.Host.Files[f.Path] {
+			st.State, st.Reason = Error, f.Path+" exists and is not ours: remove it or name the lane otherwise"
+			continue
+		}
+		own = append(own, f)
 	}
 	if st.Reason == "" {
 		return false
 	}
-	st.Want = []Object{Netns{l.Name, true}}
-	if !foreign {
-		st.Want = append(st.Want, resolvConf(l.Name, nil, nil))
-	}
+	st.Want = own
 	if st.Reason == shared && !l.External {
 		// To remove our bridge would be to take the port out, as often as somebody puts it in. What comes in
 		// by that goes nowhere.

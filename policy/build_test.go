@@ -105,11 +105,11 @@ func TestInTheWay(t *testing.T) {
 	}{
 		"namespace": {func(w *world) { w.host.Netns = map[string]bool{"steam": true} }, "namespace steam exists and is not ours: remove it (ip netns del steam)", nil},
 		"file": {func(w *world) { w.host.Files = map[string]bool{"/etc/netns/steam/resolv.conf": true} }, "/etc/netns/steam/resolv.conf exists and is not ours",
-			[]Object{Netns{"steam", true}}},
+			[]Object{Netns{"steam", true}, nsswitch("steam", "")}},
 		"mark": {func(w *world) { w.host.Rules = []HostRule{{Priority: 32000, Mark: 100, Table: 7}} }, "mark 100 is in use by the ip rule with priority 32000",
-			[]Object{Netns{"steam", true}, resolvConf("steam", nil, nil)}},
+			[]Object{Netns{"steam", true}, resolvConf("steam", nil, nil), nsswitch("steam", "")}},
 		"subnet": {func(w *world) { w.host.Links["x0"] = HostLink{Addrs: []netip.Prefix{pfx("10.0.1.9/24")}} }, "subnet 10.0.1.0/24 overlaps",
-			[]Object{Netns{"steam", true}, resolvConf("steam", nil, nil)}},
+			[]Object{Netns{"steam", true}, resolvConf("steam", nil, nil), nsswitch("steam", "")}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(with(lane("steam", "wlp6s0"), func(l *Lane) { l.Mark, l.Subnet = 100, pfx("10.0.1.0/24") }))

@@ -99,7 +99,7 @@ func serve(o options, stderr io.Writer) error {
 		return err
 	}
 	defer eng.Close()
-	server = bus.NewServer(bus.Options{Manager: manager{eng.Loop, &programs.Manager{Runtime: o.Runtime, Uplane: programs.Beside(self)}}, Log: log, Resumed: func() {
+	server = bus.NewServer(bus.Options{Manager: manager{eng.Loop, &programs.Manager{Uplane: programs.Beside(self)}}, Log: log, Resumed: func() {
 		// Nobody heard what happened to the kernel while the machine slept.
 		log.Info("woken up from sleep; looking at everything again")
 		eng.Resync()
