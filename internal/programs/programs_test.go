@@ -51,7 +51,7 @@ func TestProperties(t *testing.T) {
 		"User":        `"1000"`, "SupplementaryGroups": `["1000", "44"]`, "Slice": `"user-1000.slice"`, "NetworkNamespacePath": `"/run/netns/my-lane"`,
 		"NoNewPrivileges": "false", "Nice": "5", "LimitCORE": "7", "LimitCORESoft": "0", "ExitType": `"cgroup"`,
 		"TemporaryFileSystem": `[("/run/nscd", "ro",), ("/run/systemd/resolve", "ro",), ("/run/avahi-daemon", "ro",)]`,
-		"BindReadOnlyPaths": `[("/etc/netns/my-lane/resolv.conf", "/etc/resolv.conf", false, 0,), ("/etc/netns/my-lane/nsswitch.conf", "/etc/nsswitch.conf", false, 0,)]`,
+		"BindReadOnlyPaths":   `[("/etc/netns/my-lane/resolv.conf", "/etc/resolv.conf", false, 0,), ("/etc/netns/my-lane/nsswitch.conf", "/etc/nsswitch.conf", false, 0,)]`,
 	} {
 		if !strings.HasSuffix(have[name], want) {
 			t.Errorf("%s is %s, not %s", name, have[name], want)
