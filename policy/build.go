@@ -88,14 +88,14 @@ func (b *builder) lane(l Lane) LaneStatus {
 	if st.Uplink != nil {
 		st.State = Up
 		mtu = b.in.Host.Links[st.Uplink.Interface].MTU
-		st.DNS, search = servers(st.Uplink.DNS), st.Uplink.Search
+		st.DNS, search = b.servers(st.Uplink.DNS), st.Uplink.Search
 	}
 	if len(l.DNS) > 0 {
 		st.DNS = l.DNS
 	}
 	if st.State == Up && len(st.DNS) == 0 {
 		st.State = Degraded
-		st.Reason = fmt.Sprintf("%s has no DNS servers, so names do not resolve in the lane: set dns in the lane's file", st.Uplink.Interface)
+		st.Reason = fmt.Sprintf("%s has no DNS servers that a lane can ask, so names do not resolve in the lane: set dns in the lane's file", st.Uplink.Interface)
 	}
 
 	a := st.Alloc
@@ -245,10 +245,21 @@ func (b *builder) elsewhere(sel Selector) string {
 	return " (" + strings.Join(radios, ", ") + ")"
 }
 
-// servers leaves out what can't be asked from inside a lane: a loopback
-// resolver is the host's, and IPv6 has no way out yet.
-func servers(all []netip.Addr) []netip.Addr {
-	return slices.DeleteFunc(slices.Clone(all), func(a netip.Addr) bool { return !a.Is4() || a.IsLoopback() })
+// servers leaves out what can't be asked from inside a lane: a loopback resolver is
+// the host's, as is one at another address of its own, which would ask by
+// the host's ways; and IPv6 has no way out yet.
+func (b *builder) servers(all []netip.Addr) []netip.Addr {
+	return slices.DeleteFunc(slices.Clone(all), func(a netip.Addr) bool { return !a.Is4() || a.IsLoopback() || b.isOwn(a) })
+}
+
+// isOwn tells whether an address is one of the host's own.
+func (b *builder) isOwn(a netip.Addr) bool {
+	for _, link := range b.in.Host.Links {
+		if slices.ContainsFunc(link.Addrs, func(p netip.Prefix) bool { return p.Addr() == a }) {
+			return true
+		}
+	}
+	return false
 }
 
 // exit is what all lanes that leave by one uplink have in common.

@@ -72,6 +72,7 @@ func TestDNS(t *testing.T) {
 			"search lan example.org\nnameserver 192.168.50.1\nnameserver 192.168.50.2\n"},
 		"the lane's":          {[]netip.Addr{ipa("9.9.9.9")}, []netip.Addr{ipa("192.168.50.1")}, nil, Up, "nameserver 9.9.9.9\n"},
 		"what can't be asked": {nil, []netip.Addr{ipa("127.0.0.53"), ipa("2001:db8::53"), ipa("192.168.50.1")}, nil, Up, "nameserver 192.168.50.1\n"},
+		"the host's own":      {nil, []netip.Addr{ipa("192.168.1.10"), ipa("192.168.50.1")}, nil, Up, "nameserver 192.168.50.1\n"},
 		"none":                {nil, []netip.Addr{ipa("127.0.0.53")}, nil, Degraded, ""},
 		"search from a bad network": {nil, []netip.Addr{ipa("192.168.50.1")}, []string{"a\nnameserver 203.0.113.66", "~corp.example", "it's", "-x ok", ".", "", "ok"}, Up,
 			"search ok\nnameserver 192.168.50.1\n"},

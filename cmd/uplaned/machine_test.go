@@ -50,7 +50,11 @@ func TestMachine(t *testing.T) {
 }
 
 func newMachineTest(t *testing.T, release lab.Debian) *machineTest {
-	ctx, m := lab.StartMachine(t, release, lab.Plain, lab.Options{})
+	return newMachineTestWith(t, release, lab.Options{})
+}
+
+func newMachineTestWith(t *testing.T, release lab.Debian, options lab.Options) *machineTest {
+	ctx, m := lab.StartMachine(t, release, lab.Plain, options)
 	if err := m.Connect(ctx); err != nil {
 		t.Fatal(err)
 	}

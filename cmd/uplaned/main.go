@@ -23,6 +23,7 @@ import (
 	"uplane/internal/state"
 	"uplane/internal/units"
 	"uplane/internal/version"
+	"uplane/internal/view"
 	"uplane/nm"
 )
 
@@ -111,6 +112,7 @@ func serve(o options, stderr io.Writer) error {
 	group.Go(func() error { return eng.Follow(gctx) })
 	group.Go(func() error { return server.Run(gctx) })
 	group.Go(func() error { return targets.Run(gctx) })
+	group.Go(func() error { return view.Follow(gctx, log) })
 	group.Go(func() error { service.run(gctx, server.Tried()); return nil })
 	err = group.Wait()
 	if ctx.Err() != nil {
