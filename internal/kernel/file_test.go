@@ -40,7 +40,7 @@ func FuzzUnpadded(f *testing.F) {
 }
 
 // TestOverwrite has a file change under a reader that reads it again when its date has changed, as the C library and Go
-// do. (The kernel copies without a lock: of 300 000 changes under a reader without pause, one was read half done. Its date was then another's.)
+// do. (The kernel copies without a lock: of some 300 000 changes under a reader without pause one was read half done. Its date was then another's.)
 func TestOverwrite(t *testing.T) {
 	texts := []string{
 		"# uplane:steam: x\nnameserver 203.0.113.54\n",
