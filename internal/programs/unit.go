@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"os"
 	"strconv"
 	"time"
 
@@ -126,6 +127,9 @@ func (m *Manager) properties(lane string, c Caller, like likeness, socket string
 	type tmpfs struct{ Path, Options string }
 	var binds []bind
 	for _, f := range view.Files(lane) {
+		if _, err := os.Lstat(f.Hosts); err != nil {
+			continue // systemd would make one on the host
+		}
 		binds = append(binds, bind{From: f.Lanes, To: f.Hosts})
 	}
 	var masks []tmpfs
