@@ -60,10 +60,16 @@ var desktop = []string{
 	"bash-completion", "zsh", "fish", "vim-tiny",
 }
 
-func newDesktopTest(t *testing.T, release lab.Debian) *machineTest { return newMachineTest(t, release, desktop...) }
+func newDesktopTest(t *testing.T, release lab.Debian) *machineTest {
+	return newMachineTest(t, release, desktop...)
+}
 
 func newMachineTest(t *testing.T, release lab.Debian, packages ...string) *machineTest {
-	ctx, m := lab.StartMachine(t, release, lab.Plain, lab.Options{Packages: packages})
+	return newMachineTestWith(t, release, lab.Options{Packages: packages})
+}
+
+func newMachineTestWith(t *testing.T, release lab.Debian, options lab.Options) *machineTest {
+	ctx, m := lab.StartMachine(t, release, lab.Plain, options)
 	if err := m.Connect(ctx); err != nil {
 		t.Fatal(err)
 	}

@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"runtime"
 	"strings"
 	"syscall"
@@ -17,6 +16,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"uplane/internal/view"
 	"uplane/policy"
 )
 
@@ -48,7 +48,7 @@ func Run(lane string, command, environ []string) *Failure {
 		}
 		return fail(ExitFailed, err, next)
 	}
-	if err := privateFiles(lane); err != nil {
+	if err := view.Enter(lane); err != nil {
 		return fail(ExitFailed, err, "")
 	}
 	path, err := FindInLane(command)
@@ -174,57 +174,4 @@ func CheckInside(lane string) error {
 		return fmt.Errorf("this is not the namespace of lane %s, or no longer", lane)
 	}
 	return checkTag(lane)
-}
-
-// resolverDirs hold the sockets of nscd and systemd-resolved, which answer
-// look-ups from outside the lane: the C library prefers them to resolv.conf.
-// The folders are masked, not the sockets: a service that restarts makes new ones.
-var resolverDirs = []string{"/run/nscd", "/run/systemd/resolve"}
-
-// privateFiles gives this thread its own mounts, in which /etc/resolv.conf is
-// the lane's and host-wide resolvers don't answer. Everything else, /sys and
-// its cgroups included, stays as it is, and new mounts of the host still show.
-func privateFiles(lane string) error {
-	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
-		return fmt.Errorf("make a mount namespace: %w", err)
-	}
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
-		return fmt.Errorf("keep mounts private: %w", err)
-	}
-	const resolvConf = "/etc/resolv.conf"
-	// Follow the link first: the kernel would, but not into a folder that is not there.
-	target, err := filepath.EvalSymlinks(resolvConf)
-	if err != nil {
-		return fmt.Errorf("the lane's DNS needs a %s to stand in for: %w", resolvConf, err)
-	}
-	for _, dir := range resolverDirs {
-		if err := mask(dir, target); err != nil {
-			return fmt.Errorf("mask %s: %w", dir, err)
-		}
-	}
-	source := policy.ResolvConfPath(lane)
-	if err := unix.Mount(source, target, "", unix.MS_BIND, ""); err != nil {
-		return fmt.Errorf("bind %s over %s: %w", source, target, err)
-	}
-	return nil
-}
-
-// mask puts an empty folder over dir, if there is one. When target, a path
-// without links, is in it, it is there as an empty file.
-func mask(dir, target string) error {
-	real, err := filepath.EvalSymlinks(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	err = unix.Mount("tmpfs", real, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=755,size=64k")
-	if err != nil || !strings.HasPrefix(target, real+"/") {
-		return err
-	}
-	if err := os.MkdirAll(filepath.Dir(target), 0o755); err != nil {
-		return err
-	}
-	return os.WriteFile(target, nil, 0o644)
 }
