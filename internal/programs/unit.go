@@ -47,8 +47,6 @@ const (
 	abandonTimeout = 2 * time.Second
 	// stopTimeout is how long a program that is asked to end may take.
 	stopTimeout = 5 * time.Second
-	// tellTimeout is for a keeper to tell how its program has ended.
-	tellTimeout = 2 * time.Second
 )
 
 // ErrTooMany refuses a user who has enough programs.
