@@ -3,6 +3,7 @@ package programs
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"math"
 	"os"
 	"slices"
@@ -24,8 +25,14 @@ type likeness struct {
 	groups          []uint32
 	nice            int
 	noNewPrivileges bool
+	bounding        uint64 // the capabilities that it can ever have, as bits
+	loginUID        uint32 // whose login it comes from, for the kernel's audit; unset: none's
 	limits          []limit
+	rest            rest
 }
+
+// unset is the kernel's "nobody".
+const unset = ^uint32(0)
 
 // limit is a resource limit.
 type limit struct {
@@ -104,6 +111,15 @@ func (c Caller) look() (likeness, error) {
 		return l, err
 	}
 	l.noNewPrivileges = field(status, "NoNewPrivs") == "1"
+	if l.rest, err = readRest(dir, status); err != nil {
+		return l, fmt.Errorf("look at who asks: %w", err)
+	}
+	if l.bounding, err = strconv.ParseUint(field(status, "CapBnd"), 16, 64); err != nil {
+		return l, fmt.Errorf("look at who asks: capabilities: %w", err)
+	}
+	if l.loginUID, err = loginUID(dir); err != nil {
+		return l, fmt.Errorf("look at who asks: %w", err)
+	}
 	for _, space := range spaces {
 		ours, err := os.Stat("/proc/thread-self/ns/" + space.name) // another thread may be in a lane
 		if err != nil {
@@ -140,6 +156,19 @@ func (c Caller) look() (likeness, error) {
 		return l, fmt.Errorf("who asked has gone: %w", err)
 	}
 	return l, nil
+}
+
+// loginUID is the user who logged in, and whom the kernel's audit names whatever a process has become since.
+func loginUID(dir string) (uint32, error) {
+	text, err := os.ReadFile(dir + "loginuid")
+	if errors.Is(err, fs.ErrNotExist) {
+		return unset, nil // a kernel without audit, or the process has gone, which is noticed
+	}
+	if err != nil {
+		return unset, err
+	}
+	uid, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 32)
+	return uint32(uid), err
 }
 
 // identify returns the groups that a process has and the caller had, if it is the caller's user's and nobody else's.

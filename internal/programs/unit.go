@@ -56,10 +56,10 @@ var ErrTooMany = fmt.Errorf("%d programs that this user had started in lanes sti
 var ErrSocket = errors.New("no path for a socket")
 
 // ErrNoSystemd tells that nobody is there who could start a program.
-var ErrNoSystemd = errors.New("systemd does not run this machine, so only root can enter a lane")
+var ErrNoSystemd = errors.New("systemd runs this machine, and is not on the system bus")
 
-// Run has systemd start uplane in a lane as the caller, which then goes to the socket to hear what to run. It
-// returns the name of its unit once uplane has been executed.
+// Run has uplane started in a lane as the caller, which then goes to the socket to hear what to run. It returns once
+// uplane has been executed, with the name of its unit; where there is no systemd it has none.
 func (m *Manager) Run(ctx context.Context, lane string, caller Caller, socket string) (unit string, err error) {
 	if err := check(lane); err != nil {
 		return "", err
@@ -82,6 +82,9 @@ func (m *Manager) Run(ctx context.Context, lane string, caller Caller, socket st
 	}
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
+	if !booted() {
+		return "", m.fork(ctx, lane, caller, like, socket)
+	}
 	s, err := m.systemd(ctx)
 	if err != nil {
 		return "", err
