@@ -50,7 +50,7 @@ func newForkTest(t *testing.T) *forkTest {
 	user := func(name string, id uint32) *lab.Node {
 		home := "/home/" + name
 		return site.world.Host.User(name, id, home, "HOME="+home, "USER="+name, "LOGNAME="+name, "SHELL=/bin/sh",
-			"PATH=/usr/local/bin:/usr/bin:/bin", fmt.Sprintf("XDG_RUNTIME_DIR=/run/user/%d", id))
+			"TERM=linux", "PATH=/usr/local/bin:/usr/bin:/bin", fmt.Sprintf("XDG_RUNTIME_DIR=/run/user/%d", id))
 	}
 	m := &lab.Machine{World: site.world, Alice: user("alice", 1000), Bob: user("bob", 1001)}
 	s := &forkTest{&machineTest{site: site, m: m}}
@@ -146,13 +146,12 @@ os.execvp("uplaned", ["uplaned"])
 		[ "$(tr '\0' ' ' </proc/$keeper/cmdline | cut -d ' ' -f 2)" = inside ] || exit 9
 		echo fds $(ls /proc/$keeper/fd | wc -l); readlink /proc/$keeper/fd/[012]; ls -l /proc/$keeper/fd | grep -c shadow
 		tr '\0' '\n' </proc/$keeper/environ; readlink /proc/$keeper/cwd /proc/$keeper/exe
-		grep -E "^(Uid|Gid|Groups|Cap(Inh|Prm|Eff|Amb)|SigBlk)" /proc/$keeper/status; ps -o sid= -o tty= -p $keeper | tr -s ' '
+		grep -E "^(Uid|Gid|Groups|Cap(Inh|Prm|Eff|Amb))" /proc/$keeper/status; ps -o sid= -o tty= -p $keeper | tr -s ' '
 		stat -c %u /proc/$keeper/status; cat /proc/$keeper/attr/current 2>/dev/null; echo`)
 	got := s.may(s.m.Alice, "uplane run steam -- sh keeper </dev/null")
 	for _, want := range []string{
-		"\n/dev/null\n/dev/null\n/dev/null\n0\n", "PATH=", "\n/\n/usr/bin/uplane\n", "Uid:\t1000\t1000\t1000\t1000\nGid:\t1000\t1000\t1000\t1000\nGroups:\t1000 \n",
+		"\n/dev/null\n/dev/null\n/dev/null\n0\n", "PATH=", "\n/home/alice\n/usr/bin/uplane\n", "Uid:\t1000\t1000\t1000\t1000\nGid:\t1000\t1000\t1000\t1000\nGroups:\t \n",
 		"CapInh:\t0000000000000000\nCapPrm:\t0000000000000000\nCapEff:\t0000000000000000\nCapAmb:\t0000000000000000\n", " ?\n1000\n",
-		"SigBlk:\t0000000000000000\n",
 	} {
 		if !strings.Contains(got, want) {
 			s.Errorf("the keeper has no %q:\n%s", want, got)

@@ -165,7 +165,8 @@ func (m *Manager) birth(lane string, c Caller, like likeness, socket string) (bi
 	if err != nil {
 		return birth{}, err
 	}
-	b.Control = controlGroups(like.rest.control, string(ours), string(mounts))
+	hierarchies := slices.DeleteFunc(parseHierarchies(string(mounts)), func(h hierarchy) bool { return !h.visible() })
+	b.Control = controlGroups(like.rest.control, string(ours), hierarchies)
 	return b, nil
 }
 
@@ -189,22 +190,19 @@ func keepers(uid uint32) (n int, err error) {
 }
 
 // controlGroups are the folders of the control groups that a process is in and we are not, by both processes'
-// /proc/PID/cgroup, as far as our mounts show them. There the bounds of a session's memory and processes are, and by
-// them elogind, and so polkit, know whose session it is.
-func controlGroups(its, ours, mounts string) (dirs []string) {
+// /proc/PID/cgroup. There the bounds of a session's memory and processes are, and by them elogind, and so polkit, know
+// whose session it is.
+func controlGroups(its, ours string, hierarchies []hierarchy) (dirs []string) {
 	for line := range strings.Lines(its) {
 		// NUMBER:CONTROLLERS:PATH; of version 2 the controllers are empty.
 		parts := strings.SplitN(strings.TrimSuffix(line, "\n"), ":", 3)
 		if len(parts) != 3 || slices.Contains(slices.Collect(strings.Lines(ours)), line) {
 			continue
 		}
-		for mount := range strings.Lines(mounts) {
-			root, at, ok := controlMount(mount, parts[1])
-			if !ok {
-				continue
-			}
-			if below, err := filepath.Rel(root, parts[2]); err == nil && filepath.IsLocal(below) {
-				dirs = append(dirs, filepath.Join(at, below))
+		for _, h := range hierarchies {
+			below, err := filepath.Rel(h.root, parts[2])
+			if err == nil && filepath.IsLocal(below) && h.has(parts[1]) {
+				dirs = append(dirs, filepath.Join(h.at, below))
 				break
 			}
 		}
@@ -212,18 +210,43 @@ func controlGroups(its, ours, mounts string) (dirs []string) {
 	return dirs
 }
 
-// controlMount tells which part of a hierarchy of control groups a line of mountinfo mounts, and where.
-func controlMount(line, controllers string) (root, at string, ok bool) {
-	left, right, _ := strings.Cut(line, " - ")
-	mount, source := strings.Fields(left), strings.Fields(right) // ID, parent, device, root, at, …; type, source, options
-	if len(mount) < 5 || len(source) < 3 {
-		return "", "", false
+// hierarchy is one of control groups, or the part of it below root, where it is mounted.
+type hierarchy struct {
+	root, at, device string
+	controllers      []string // of version 2: nil
+}
+
+// parseHierarchies reads /proc/PID/mountinfo.
+func parseHierarchies(mountinfo string) (all []hierarchy) {
+	unescape := strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace
+	for line := range strings.Lines(mountinfo) {
+		left, right, _ := strings.Cut(line, " - ")
+		mount, source := strings.Fields(left), strings.Fields(right) // ID, parent, device, root, place, …; type, source, options
+		if len(mount) < 5 || len(source) < 3 {
+			continue
+		}
+		h := hierarchy{root: unescape(mount[3]), at: unescape(mount[4]), device: mount[2]}
+		switch source[0] {
+		case "cgroup":
+			h.controllers = strings.Split(source[2], ",") // and other options
+		case "cgroup2":
+		default:
+			continue
+		}
+		all = append(all, h)
 	}
-	ok = source[0] == "cgroup2" && controllers == ""
-	if source[0] == "cgroup" && controllers != "" {
-		options := strings.Split(source[2], ",")
-		ok = !slices.ContainsFunc(strings.Split(controllers, ","), func(c string) bool { return !slices.Contains(options, c) })
+	return all
+}
+
+func (h hierarchy) has(controllers string) bool {
+	if controllers == "" {
+		return h.controllers == nil
 	}
-	unescape := strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
-	return unescape.Replace(mount[3]), unescape.Replace(mount[4]), ok
+	return !slices.ContainsFunc(strings.Split(controllers, ","), func(c string) bool { return !slices.Contains(h.controllers, c) })
+}
+
+// visible tells whether nothing is mounted over it.
+func (h hierarchy) visible() bool {
+	var st unix.Stat_t
+	return unix.Stat(h.at, &st) == nil && h.device == fmt.Sprintf("%d:%d", unix.Major(st.Dev), unix.Minor(st.Dev))
 }
