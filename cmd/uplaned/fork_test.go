@@ -203,7 +203,7 @@ func (s *forkTest) refuses() {
 	refused(s.m.Alice, "/tmp/uplane run steam true", "start it: execute /usr/bin/uplane: permission denied")
 	s.sh("chmod 755 /usr/bin/uplane; rm /tmp/uplane")
 	// More processes than she may have.
-	r := s.as(s.m.Alice, "sleep 1000 & trap 'kill %1' EXIT; prlimit --nproc=1 "+callManager+"Run ss steam /run/user/1000/none")
+	r := s.as(s.m.Alice, "sleep 1000 >/dev/null 2>&1 & trap 'kill $!' EXIT; prlimit --nproc=1 "+callManager+"Run ss steam /run/user/1000/none")
 	if r.code == 0 || !strings.Contains(r.err, "start it: execute /usr/bin/uplane: resource temporarily unavailable") {
 		s.Errorf("with no process more: %+v", r)
 	}
@@ -216,7 +216,7 @@ func (s *forkTest) refuses() {
 
 // runsMany has fifty programs at a time, which all end at once.
 func (s *forkTest) runsMany() {
-	got := s.may(s.m.Alice, `rm -f go; mkfifo go; seq 50 | xargs -P 50 -I N uplane run steam -- sh -c 'echo >>run; read x <go; exit 3' & all=$!
+	got := s.may(s.m.Alice, `rm -f go; mkfifo go; seq 50 | xargs -P 50 -I N uplane run steam -- sh -c 'echo >>run; read x <go; exit 3' 2>/dev/null & all=$!
 		until [ "$(wc -l 2>/dev/null <run)" = 50 ]; do sleep 0.05; done; uplane ps | wc -l; exec 3<>go; yes | head -n 50 >&3; wait $all; echo $?`)
 	if got != "51\n123\n" { // 123: some have failed, as all do
 		s.Errorf("of fifty: %q", got)
