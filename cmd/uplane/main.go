@@ -29,8 +29,8 @@ const (
 func main() {
 	// A program that starts in a lane should not wait for the command tree to be built.
 	switch {
-	case len(os.Args) == 3 && os.Args[1] == programs.KeeperCommand:
-		os.Exit(run.Keep(os.Args[2], os.Stderr))
+	case len(os.Args) == 4 && os.Args[1] == programs.KeeperCommand:
+		os.Exit(run.Keep(os.Args[2], os.Args[3], os.Stderr))
 	case len(os.Args) > 1 && os.Args[1] == "run" && !wantsHelp(os.Args[2:]):
 		os.Exit(runInLane(os.Args[2:]))
 	}

@@ -105,7 +105,7 @@ func (s *machineTest) runsWithExitCodes() {
 
 // likeness is what a program has from whoever started it.
 const likeness = `id; umask; pwd; pwd -P; nice; cat /proc/self/limits; env | sort; grep -E "Sig(Blk|Ign)|NoNewPrivs|Cap(Prm|Eff|Bnd|Amb)" /proc/self/status
-	readlink /proc/self/ns/user /proc/self/ns/pid /proc/self/ns/ipc; ls /tmp /run/user/1000; stat -c "%a %u" /dev/shm /sys/fs/cgroup; ls /proc/self/fd`
+	cat /proc/self/loginuid; readlink /proc/self/ns/user /proc/self/ns/pid /proc/self/ns/ipc; ls /tmp /run/user/1000; stat -c "%a %u" /dev/shm /sys/fs/cgroup; ls /proc/self/fd`
 
 func (s *machineTest) runsLikeItsCaller() {
 	s.write("/home/alice/show", likeness)
@@ -120,6 +120,10 @@ func (s *machineTest) runsLikeItsCaller() {
 		outside, inside := s.may(s.m.Alice, set+join+"sh /home/alice/show"), s.may(s.m.Alice, set+join+"uplane run steam -- sh /home/alice/show")
 		requireSame(s.T, outside, inside)
 	}
+	// What only root can take from a login, or give it.
+	for _, set := range []string{"setpriv --bounding-set=-sys_admin,-net_raw", "printf 1001 >/proc/self/loginuid; setpriv", "printf 1000 >/proc/self/loginuid; setpriv --no-new-privs"} {
+		requireSame(s.T, s.sh(s.asAlice(set, "sh /home/alice/show")), s.sh(s.asAlice(set, "uplane run steam -- sh /home/alice/show")))
+	}
 	// A folder that is gone, one that is private to the user, arguments that are no text.
 	s.may(s.m.Alice, "mkdir gone; cd gone; rmdir ../gone; uplane run steam true")
 	s.may(s.m.Alice, "mkdir -m 700 own; cd own; uplane run steam touch here; test -e here")
@@ -129,6 +133,12 @@ func (s *machineTest) runsLikeItsCaller() {
 	if r := s.as(s.m.Alice, "http_proxy=127.0.0.1:3128 uplane run steam env"); strings.Contains(r.out, "http_proxy") || !strings.Contains(r.err, "dropped http_proxy") {
 		s.Errorf("a proxy on the loopback: %+v", r)
 	}
+}
+
+// asAlice is a script of root's that puts itself into Alice's session, becomes her by setpriv, and runs a command.
+func (s *machineTest) asAlice(setpriv, command string) string {
+	return "cd /home/alice; echo $$ >$(echo /sys/fs/cgroup/user.slice/user-1000.slice/session-*.scope/cgroup.procs)\n" +
+		setpriv + " --reuid=1000 --regid=1000 --init-groups env -i HOME=/home/alice PATH=/usr/bin:/bin XDG_RUNTIME_DIR=/run/user/1000 " + command
 }
 
 // runsWithGroups has Alice lose a group that a process of hers still has.
@@ -275,6 +285,8 @@ func (s *machineTest) listsPrograms() {
 	}
 	roots := start(s.m.Host.Node, "sleep 1001")
 	polite, deaf := start(s.m.Alice, "sleep 1002"), start(s.m.Alice, "sh -c 'trap \"\" TERM HUP; echo; while :; do sleep 0.1; done'")
+	s.may(s.m.Alice, "echo sleep 1003 >inside")
+	sham := start(s.m.Alice, "sh inside /uplane-run-1/socket 0") // as if it were uplane's own
 	t := s.shell(true)
 	t.does("SHELL=/bin/bash uplane shell steam")
 	t.shows("(steam) ")
@@ -282,9 +294,9 @@ func (s *machineTest) listsPrograms() {
 	const ps = "uplane ps steam | sed 's/  */ /g'"
 	waitFor(s.T, func() bool {
 		got := s.may(s.m.Alice, ps)
-		return strings.Contains(got, " alice 20") && strings.Contains(got, " sleep 1002\n") && strings.Contains(got, "trap") && strings.Contains(got, " /bin/bash --rcfile")
+		return strings.Contains(got, " alice 20") && strings.Contains(got, " sleep 1002\n") && strings.Contains(got, " sh inside /uplane-run-1/socket 0\n") && strings.Contains(got, "trap") && strings.Contains(got, " /bin/bash --rcfile")
 	}, "alice sees her programs")
-	if got := s.may(s.m.Alice, ps); strings.Contains(got, "sleep 1001") || strings.Contains(got, "inside") {
+	if got := s.may(s.m.Alice, ps); strings.Contains(got, "sleep 1001") || strings.Contains(got, "uplane inside") {
 		s.Errorf("alice sees\n%s", got)
 	}
 	if got := s.sh(ps); !strings.Contains(got, " root 20") || !strings.Contains(got, "sleep 1001") || !strings.Contains(got, "sleep 1002") {
@@ -298,7 +310,7 @@ func (s *machineTest) listsPrograms() {
 	}
 	s.mayNot(s.m.Bob, "uplane stop steam", "permission denied")
 	s.may(s.m.Alice, "uplane stop steam")
-	for c, code := range map[*lab.Cmd]string{polite: "signal: terminated", deaf: "signal: killed"} {
+	for c, code := range map[*lab.Cmd]string{polite: "signal: terminated", sham: "signal: terminated", deaf: "signal: killed"} {
 		if err := c.Wait(); err == nil || err.Error() != code {
 			s.Errorf("%v ends with %v, not %s", c.Args, err, code)
 		}
@@ -325,6 +337,12 @@ func (s *machineTest) refusesToRun() {
 	refused(s.m.Alice, "unshare --user --map-current-user --mount uplane run steam true", where)
 	refused(s.m.Alice, "unshare --user --map-current-user --net uplane run steam true", where)
 	refused(s.m.Alice, "uplane run steam -- uplane run steam true", where+"mount namespace")
+
+	s.requireFailure(s.shTry("systemd-run --wait --pipe --quiet --collect --uid=alice --slice=user-1000.slice --property=SystemCallFilter=~reboot uplane run steam true"), 125,
+		"who asks has a filter of system calls")
+	s.sh("mount -t tmpfs root /mnt; for d in bin dev etc lib lib64 proc run tmp usr; do mkdir /mnt/$d; mount --bind /$d /mnt/$d; done")
+	s.requireFailure(s.shTry(s.asAlice("chroot /mnt setpriv", "uplane run steam true")), 125, where+"folder that it has as its root")
+	s.sh("umount --recursive /mnt")
 
 	for args, words := range map[string]string{
 		"ss steam ''":                                      "is not absolute",

@@ -49,8 +49,8 @@ func TestMachine(t *testing.T) {
 	}
 }
 
-func newMachineTest(t *testing.T, release lab.Debian) *machineTest {
-	ctx, m := lab.StartMachine(t, release, lab.Plain, lab.Options{})
+func newMachineTest(t *testing.T, release lab.Debian, packages ...string) *machineTest {
+	ctx, m := lab.StartMachine(t, release, lab.Plain, lab.Options{Packages: packages})
 	if err := m.Connect(ctx); err != nil {
 		t.Fatal(err)
 	}

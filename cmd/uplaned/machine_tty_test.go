@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -187,6 +188,63 @@ func (s *machineTest) shellInLane(t *screen) {
 	t.types("q")
 	t.shows("> ")
 	t.does("echo co''de $?; [ \"$before\" = \"$(stty -g)\" ] && echo sa''ne", "code 0", "sane")
+}
+
+// TestMachineShells has Alice's own shell, whichever it is, say in its prompt where it is, and an editor in a lane.
+func TestMachineShells(t *testing.T) {
+	t.Parallel()
+	for _, release := range []lab.Debian{lab.Bookworm, lab.Trixie} {
+		t.Run(string(release), func(t *testing.T) {
+			t.Parallel()
+			s := newMachineTest(t, release, "zsh", "fish", "vim-tiny")
+			s.write("/home/alice/.bashrc", "PS1='own> '\n")
+			s.write("/home/alice/.zshrc", "PROMPT='own> '\nunsetopt zle prompt_cr prompt_sp\n")
+			s.sh("mkdir -p /home/alice/.config/fish; chown -R alice: /home/alice")
+			s.write("/home/alice/.config/fish/config.fish", "function fish_prompt; printf 'own> '; end\n")
+			for _, shell := range []string{"bash", "zsh", "fish", "dash"} {
+				s.step(shell, func() { s.promptsWithLane(shell) })
+			}
+			s.step("vim", s.edits)
+			if left := s.sh("ls -d /run/user/1000/uplane-* /tmp/uplane-* 2>/dev/null || :"); left != "" {
+				s.Errorf("left: %s", left)
+			}
+		})
+	}
+}
+
+func (s *machineTest) promptsWithLane(shell string) {
+	t := s.shell(true)
+	defer t.leave()
+	t.does("TERM=dumb ZDOTDIR=/home/alice SHELL=/usr/bin/" + shell + " uplane shell steam; echo co''de $?")
+	prompt := "(steam) own> "
+	if shell == "dash" {
+		prompt = "(steam) $ "
+	}
+	t.shows(prompt)
+	t.does("echo in $UPLANE_LANE $ZDOTDIR", "in steam /home/alice", prompt)
+	t.does("ls -l /proc/self/fd | grep -c uplane-; true", "0", prompt)
+	if shell == "dash" || shell == "bash" {
+		t.does("nosuchcommand; echo co''de $?", "code 127", prompt)
+	}
+	t.does("exit 7", "code 7")
+	// One that can't start leaves nothing.
+	t.does("SHELL=/usr/bin/"+shell+" uplane shell nosuch; echo co''de $?", "there is no lane", "code 125")
+}
+
+// edits has the editor draw on the screen, hear of another size, write a file, and leave the terminal as it was.
+func (s *machineTest) edits() {
+	t := s.shell(true)
+	defer t.leave()
+	t.does("before=$(stty -g); TERM=linux uplane run steam -- vim.tiny -u NONE letter", "\"letter\" [New")
+	t.types("ihello\x1b:set lines?\n")
+	t.shows("lines=24")
+	t.resize(33, 99)
+	t.shows("~" + strings.Repeat(" ", 98)) // it draws anew
+	t.types(":set columns?\n")
+	t.shows("columns=99")
+	t.types(":wq\n")
+	t.shows("> ")
+	t.does("cat letter; [ \"$before\" = \"$(stty -g)\" ] && echo sa''ne", "hello", "sane")
 }
 
 // inForeground waits until a program has the foreground of its terminal, in a lane.

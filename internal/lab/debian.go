@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -26,8 +27,14 @@ const (
 //go:embed debian.sh
 var recipe string
 
-// image is the image of a [Machine].
-func (d Debian) image(ctx context.Context) (string, error) { return d.Image(ctx, recipe) }
+// image is the image of a [Machine] with more packages than all of them have.
+func (d Debian) image(ctx context.Context, more []string) (string, error) {
+	text := recipe
+	if len(more) > 0 {
+		text = "more=" + strings.Join(more, ",") + "\n" + recipe
+	}
+	return d.Image(ctx, text)
+}
 
 // Image returns the folder with what a recipe makes of the release, and makes it when there is none. It is in the
 // user's cache, under a name that changes with the recipe, and nothing writes to it any more. A recipe is a shell script

@@ -34,7 +34,7 @@ func Boot(ctx context.Context, release Debian, kind Kind, options Options) (*Mac
 	if options.NoNM {
 		return nil, errors.New("a machine without NetworkManager: use New, or stop it")
 	}
-	image, err := release.image(ctx)
+	image, err := release.image(ctx, options.Packages)
 	if err != nil {
 		return nil, err
 	}

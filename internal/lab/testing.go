@@ -42,7 +42,7 @@ func Start(t testing.TB, kind Kind, options Options) (context.Context, *World) {
 func StartMachine(t testing.TB, release Debian, kind Kind, options Options) (context.Context, *Machine) {
 	t.Helper()
 	RequireRoot(t)
-	if _, err := release.image(context.Background()); err != nil {
+	if _, err := release.image(context.Background(), options.Packages); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)

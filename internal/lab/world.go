@@ -34,6 +34,9 @@ type Options struct {
 	// lease, and so hears what [Gateway.SetDHCP] changed. Zero is half an hour, and the least is
 	// [QuickRenewal].
 	RenewEvery time.Duration
+	// Packages are Debian's that a [Machine] has beside those that all have. With each set of them comes
+	// an image of its own.
+	Packages []string
 }
 
 // QuickRenewal is the shortest T1 that dnsmasq sends; it ignores less. (NetworkManager has no way to

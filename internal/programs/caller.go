@@ -78,14 +78,52 @@ func parseLimit(s string) (uint64, error) {
 }
 
 // ErrElsewhere refuses callers whose files, network or users are not the host's:
-// what they would get is something else than what they see.
+// what they would get is something else than what they see. It refuses those in a sandbox, too, as systemd
+// starts their programs outside of it.
 var ErrElsewhere = errors.New("a lane's program runs among the host's own files and users")
 
 // spaces are the namespaces that a caller shares with us, and what it is in otherwise.
 var spaces = []struct{ name, elsewhere string }{
-	{"user", "a user namespace, such as a container's or a sandbox's"},
-	{"mnt", "a mount namespace, such as a container's, a sandbox's or a lane's"},
-	{"net", "a network namespace, such as a container's or a lane's"},
+	{"ns/user", "a user namespace, such as a container's or a sandbox's"},
+	{"ns/mnt", "a mount namespace, such as a container's, a sandbox's or a lane's"},
+	{"ns/net", "a network namespace, such as a container's or a lane's"},
+	{"root", "a folder that it has as its root, by chroot"},
+}
+
+// elsewhere returns an error if a process, by its folder in /proc, is not where we are.
+func elsewhere(dir string, status []byte) error {
+	for _, space := range spaces {
+		ours, err := os.Stat("/proc/thread-self/" + space.name) // another thread may be in a lane
+		if err != nil {
+			return err
+		}
+		theirs, err := os.Stat(dir + space.name)
+		if err != nil {
+			return fmt.Errorf("look at who asks: %w", err)
+		}
+		if !os.SameFile(ours, theirs) {
+			return fmt.Errorf("%w, and who asks is in %s", ErrElsewhere, space.elsewhere)
+		}
+	}
+	// Programs begin with what the first process has: in a container that is a filter, too.
+	first, err := os.ReadFile("/proc/1/status")
+	if err != nil {
+		return err
+	}
+	if filters(status) > filters(first) {
+		return fmt.Errorf("%w, and who asks has a filter of system calls", ErrElsewhere)
+	}
+	profile, err := os.ReadFile(dir + "attr/apparmor/current")
+	if err == nil && strings.HasSuffix(strings.TrimSpace(string(profile)), "(enforce)") {
+		return fmt.Errorf("%w, and who asks is confined by AppArmor's profile %.80q", ErrElsewhere, strings.TrimSpace(string(profile)))
+	}
+	return nil
+}
+
+// filters is how many filters of system calls a process has.
+func filters(status []byte) int {
+	n, _ := strconv.Atoi(field(status, "Seccomp_filters"))
+	return n
 }
 
 // look reads from the caller's process what its program shall have of it.
@@ -120,18 +158,8 @@ func (c Caller) look() (likeness, error) {
 	if l.loginUID, err = loginUID(dir); err != nil {
 		return l, fmt.Errorf("look at who asks: %w", err)
 	}
-	for _, space := range spaces {
-		ours, err := os.Stat("/proc/thread-self/ns/" + space.name) // another thread may be in a lane
-		if err != nil {
-			return l, err
-		}
-		theirs, err := os.Stat(dir + "ns/" + space.name)
-		if err != nil {
-			return l, fmt.Errorf("look at who asks: %w", err)
-		}
-		if !os.SameFile(ours, theirs) {
-			return l, fmt.Errorf("%w, and who asks is in %s", ErrElsewhere, space.elsewhere)
-		}
+	if err := elsewhere(dir, status); err != nil {
+		return l, err
 	}
 	raw, err := unix.Getpriority(unix.PRIO_PROCESS, int(c.PID))
 	if err != nil {

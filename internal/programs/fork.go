@@ -59,7 +59,7 @@ func readRest(dir string, status []byte) (r rest, err error) {
 // A child of the daemon itself could not do that: until it executes something, it shares the daemon's memory, as
 // Go starts programs, and would do so as the user.
 func (m *Manager) fork(ctx context.Context, lane string, c Caller, like likeness, socket string) error {
-	if n, err := keepers(c.UID); err != nil {
+	if n, err := m.keepers(c.UID); err != nil {
 		return err
 	} else if n >= maxUnits {
 		return ErrTooMany
@@ -141,7 +141,7 @@ func (m *Manager) birth(lane string, c Caller, like likeness, socket string) (bi
 		return birth{}, fmt.Errorf("process %d, which asked, is of group %d, and was not when it connected", c.PID, like.rest.gid)
 	}
 	b := birth{
-		Lane: lane, Command: []string{m.Uplane, KeeperCommand, socket},
+		Lane: lane, Command: m.keeper(like, socket),
 		UID: c.UID, GID: like.rest.gid, Umask: like.rest.umask,
 		Nice: like.nice, OOMScore: like.rest.oomScore, Limits: map[string]unix.Rlimit{},
 		Bounding: like.bounding, NoNewPrivileges: like.noNewPrivileges, LoginUID: like.loginUID,
@@ -172,7 +172,9 @@ func (m *Manager) birth(lane string, c Caller, like likeness, socket string) (bi
 
 // keepers counts a user's programs, whoever started them: also a daemon before this one. A user who hides some has not
 // more than the own limit of processes allows.
-func keepers(uid uint32) (n int, err error) {
+func (m *Manager) keepers(uid uint32) (n int, err error) {
+	m.scanning.Lock()
+	defer m.scanning.Unlock()
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return 0, err
@@ -182,7 +184,7 @@ func keepers(uid uint32) (n int, err error) {
 		if err != nil {
 			continue
 		}
-		if p, err := describe(uint32(pid), uid, time.Time{}); err == nil && p.keeper {
+		if p, err := describe(uint32(pid), uid, time.Time{}); err == nil && p.keeper && m.isUplane(p.PID) {
 			n++
 		}
 	}

@@ -29,7 +29,7 @@ type Program struct {
 
 // List returns what runs in a lane, or in all of lanes, of one user or of everybody, by process ID.
 func (m *Manager) List(lanes []string, uid uint32) ([]Program, error) {
-	all, err := scan(lanes, uid)
+	all, err := m.scan(lanes, uid)
 	out := []Program{}
 	for _, p := range all {
 		if !p.keeper {
@@ -39,8 +39,11 @@ func (m *Manager) List(lanes []string, uid uint32) ([]Program, error) {
 	return out, err
 }
 
-// scan looks at every process of the machine. Namespaces are told apart by their inode.
-func scan(lanes []string, uid uint32) ([]Program, error) {
+// scan looks at every process of the machine, which costs some milliseconds: one at a time, so that who asks all day
+// has no more than one processor work for it. Namespaces are told apart by their inode.
+func (m *Manager) scan(lanes []string, uid uint32) ([]Program, error) {
+	m.scanning.Lock()
+	defer m.scanning.Unlock()
 	spaces := map[uint64]string{}
 	for _, lane := range lanes {
 		if err := check(lane); err != nil {
@@ -81,7 +84,7 @@ func scan(lanes []string, uid uint32) ([]Program, error) {
 			continue
 		}
 		if p, err := describe(uint32(pid), uid, booted); err == nil {
-			p.Lane = lane
+			p.Lane, p.keeper = lane, p.keeper && m.isUplane(uint32(pid))
 			out = append(out, p)
 		}
 	}
@@ -145,12 +148,19 @@ func describe(pid, uid uint32, booted time.Time) (Program, error) {
 		return p, err
 	}
 	argv := strings.Split(strings.TrimRight(string(line), "\x00"), "\x00")
-	p.keeper = len(argv) == 3 && argv[1] == KeeperCommand && strings.Contains(argv[2], KeeperSocket)
+	p.keeper = len(argv) > 2 && argv[1] == KeeperCommand && strings.Contains(argv[2], KeeperSocket)
 	p.Command = clean(strings.Join(argv, " "))
 	if p.Command == "" {
 		p.Command = "[" + clean(field(status, "Name")) + "]"
 	}
 	return p, nil
+}
+
+// isUplane tells whether a process runs the installed uplane, or the one that an upgrade has replaced: any program may
+// call itself a keeper.
+func (m *Manager) isUplane(pid uint32) bool {
+	path, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+	return err == nil && strings.TrimSuffix(path, " (deleted)") == m.Uplane
 }
 
 // maxArguments is what is read of a command, in bytes: enough to tell a keeper.
@@ -168,6 +178,11 @@ func readCommand(path string) ([]byte, error) {
 
 // KeeperCommand is the argument by which uplane becomes what "uplane run" has in the lane.
 const KeeperCommand = "inside"
+
+// keeper is the command of one.
+func (m *Manager) keeper(like likeness, socket string) []string {
+	return []string{m.Uplane, KeeperCommand, socket, strconv.FormatUint(uint64(like.loginUID), 10)}
+}
 
 // KeeperSocket begins the name of the folder with its socket.
 const KeeperSocket = "/uplane-run-"

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"uplane/policy"
 )
@@ -31,6 +32,8 @@ type Manager struct {
 	// Address is the bus; empty: the system bus.
 	Address string
 
+	scanning sync.Mutex
+	starting queue
 	children children
 }
 

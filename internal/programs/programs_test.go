@@ -76,7 +76,7 @@ func TestLimits(t *testing.T) {
 // TestProperties keeps what would break programs that work outside of lanes, and would not be noticed at once.
 func TestProperties(t *testing.T) {
 	m := &Manager{Runtime: "/run/uplane", Uplane: "/usr/bin/uplane"}
-	all := m.properties("my-lane", Caller{UID: 1000, Groups: []uint32{1000, 44, 7}}, likeness{groups: []uint32{1000, 44}, nice: 5, limits: []limit{{"CORE", 0, 7}}}, "/tmp/uplane-run-1/socket")
+	all := m.properties("my-lane", Caller{UID: 1000, Groups: []uint32{1000, 44, 7}}, likeness{groups: []uint32{1000, 44}, nice: 5, bounding: 0x3fff, loginUID: 1001, limits: []limit{{"CORE", 0, 7}}}, "/tmp/uplane-run-1/socket")
 	have := map[string]string{}
 	for _, p := range all {
 		if _, twice := have[p.Name]; twice {
@@ -91,9 +91,9 @@ func TestProperties(t *testing.T) {
 	}
 	for name, want := range map[string]string{
 		"Description": `"uplane run in lane my-lane, for user 1000"`,
-		"ExecStart":   `[("/usr/bin/uplane", ["/usr/bin/uplane", "inside", "/tmp/uplane-run-1/socket"], false,)]`,
+		"ExecStart":   `[("/usr/bin/uplane", ["/usr/bin/uplane", "inside", "/tmp/uplane-run-1/socket", "1001"], false,)]`,
 		"User":        `"1000"`, "SupplementaryGroups": `["1000", "44"]`, "Slice": `"user-1000.slice"`, "NetworkNamespacePath": `"/run/netns/my-lane"`,
-		"NoNewPrivileges": "false", "Nice": "5", "LimitCORE": "7", "LimitCORESoft": "0", "ExitType": `"cgroup"`,
+		"NoNewPrivileges": "false", "CapabilityBoundingSet": "16383", "Nice": "5", "LimitCORE": "7", "LimitCORESoft": "0", "ExitType": `"cgroup"`,
 		"TemporaryFileSystem": `[("/run/nscd", "ro",), ("/run/systemd/resolve", "ro",)]`,
 	} {
 		if !strings.HasSuffix(have[name], want) {

@@ -16,7 +16,7 @@ func (m *Manager) Stop(ctx context.Context, lane string, uid uint32) (int, error
 	programs := 0
 	deadline := time.Now().Add(stopTimeout)
 	for {
-		left, err := scan([]string{lane}, uid)
+		left, err := m.scan([]string{lane}, uid)
 		if err != nil || len(left) == 0 {
 			return programs, err
 		}

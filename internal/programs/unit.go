@@ -73,6 +73,13 @@ func (m *Manager) Run(ctx context.Context, lane string, caller Caller, socket st
 	if err := enter.CheckLane(lane); err != nil {
 		return "", err
 	}
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	leave, err := m.starting.enter(ctx, caller.UID)
+	if err != nil {
+		return "", err
+	}
+	defer leave()
 	like, err := caller.look()
 	if err != nil {
 		return "", err
@@ -80,8 +87,6 @@ func (m *Manager) Run(ctx context.Context, lane string, caller Caller, socket st
 	if err := m.writeSwitch(); err != nil {
 		return "", err
 	}
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
-	defer cancel()
 	if !booted() {
 		return "", m.fork(ctx, lane, caller, like, socket)
 	}
@@ -138,7 +143,7 @@ func (m *Manager) properties(lane string, c Caller, like likeness, socket string
 		// Of what a caller says, systemd's file of the unit has only what was checked: a line's end would begin another setting.
 		{"Description", fmt.Sprintf("uplane run in lane %s, for user %s", lane, uid)},
 		// Not ExecStartEx, which systemd 252 writes in a way that it can't read after a daemon-reload.
-		{"ExecStart", []exec{{m.Uplane, []string{m.Uplane, KeeperCommand, socket}, false}}},
+		{"ExecStart", []exec{{m.Uplane, m.keeper(like, socket), false}}},
 		{"User", uid},
 		{"SupplementaryGroups", groups},
 		// Here logind and polkit know whose it is.
@@ -160,6 +165,7 @@ func (m *Manager) properties(lane string, c Caller, like likeness, socket string
 		{"IgnoreSIGPIPE", false},
 		{"KeyringMode", "shared"},
 		{"NoNewPrivileges", like.noNewPrivileges},
+		{"CapabilityBoundingSet", like.bounding},
 		{"Nice", int32(like.nice)},
 		{"AddRef", true},
 	}

@@ -18,7 +18,11 @@ import (
 
 // Keep is the half in the lane: it starts the program that the half at the other
 // end of the socket wants, and stays until it has ended. It returns its own exit code.
-func Keep(socket string, stderr io.Writer) int {
+func Keep(socket, login string, stderr io.Writer) int {
+	if err := logIn(login); err != nil {
+		fmt.Fprintln(stderr, "uplane:", err)
+		return enter.ExitFailed
+	}
 	c, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: socket, Net: "unix"})
 	if err != nil {
 		fmt.Fprintln(stderr, "uplane:", err) // whoever wanted the program has gone
@@ -58,6 +62,23 @@ func Keep(socket string, stderr io.Writer) int {
 	k.wait()
 	return 0
 }
+
+// logIn tells the kernel's audit whose login this process belongs to, as the daemon has read it from who asked. What systemd
+// starts belongs to none, and then a process may say it, once.
+func logIn(uid string) error {
+	const file = "/proc/self/loginuid"
+	is, err := os.ReadFile(file)
+	if uid == noLogin || err == nil && string(is) == uid {
+		return nil
+	}
+	if err := os.WriteFile(file, []byte(uid), 0); err != nil {
+		return fmt.Errorf("tell audit of the login of user %.20q: %w", uid, err)
+	}
+	return nil
+}
+
+// noLogin is the kernel's number for no login.
+const noLogin = "4294967295"
 
 // keeper is the program's parent.
 type keeper struct {

@@ -80,7 +80,7 @@ func TestForeignServer(t *testing.T) {
 	lab.RequireRoot(t)
 	socket, mark, answer := server(t, nobody, "steam")
 	var said strings.Builder
-	if code := Keep(socket, &said); code != 125 || !strings.Contains(said.String(), "user 65534") {
+	if code := Keep(socket, noLogin, &said); code != 125 || !strings.Contains(said.String(), "user 65534") {
 		t.Errorf("exit code %d: %s", code, said.String())
 	}
 	if e := <-answer; e != (event{}) {
@@ -93,7 +93,7 @@ func TestForeignServer(t *testing.T) {
 func TestForeignNamespace(t *testing.T) {
 	for lane, words := range map[string]string{"keeper-test-no": "no such file", "": "invalid", "../../proc/self/ns/net": "invalid"} {
 		socket, mark, answer := server(t, os.Getuid(), lane)
-		if code := Keep(socket, os.Stderr); code != 0 {
+		if code := Keep(socket, noLogin, os.Stderr); code != 0 {
 			t.Errorf("exit code %d", code)
 		}
 		if e := <-answer; e.Code != 125 || !strings.Contains(e.Error, words) {
