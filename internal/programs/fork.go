@@ -203,7 +203,8 @@ func controlGroups(its, ours string, hierarchies []hierarchy) (dirs []string) {
 		}
 		for _, h := range hierarchies {
 			below, err := filepath.Rel(h.root, parts[2])
-			if err == nil && filepath.IsLocal(below) && h.has(parts[1]) {
+			// What a control namespace hides begins with /..
+			if err == nil && filepath.IsLocal(below) && filepath.Clean(parts[2]) == parts[2] && h.has(parts[1]) {
 				dirs = append(dirs, filepath.Join(h.at, below))
 				break
 			}
