@@ -111,7 +111,7 @@ os.execvp("uplaned", ["uplaned"])
 		s.Fatal(err)
 	}
 	waitFor(s.T, func() bool { return s.uplaneTry("list").code == 0 }, "the daemon answers")
-	status := s.sh(fmt.Sprintf("cat /proc/$(pgrep -x uplaned)/status; ls /proc/$(pgrep -x uplaned)/fd"))
+	status := s.sh("cat /proc/$(pgrep -x uplaned)/status; ls /proc/$(pgrep -x uplaned)/fd")
 	for _, dirt := range []string{"CapAmb:\t0000000000001000", "SigIgn:\t0000000200000", "\n29"} {
 		if !strings.Contains(status, dirt) {
 			s.Errorf("no %q of the daemon:\n%s", dirt, status)

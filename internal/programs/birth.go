@@ -205,7 +205,7 @@ func (b *birth) drop() error {
 	for i, g := range b.Groups {
 		groups[i] = int(g)
 	}
-	if err := unix.Setgroups(groups); err != nil {
+	if err := syscall.Setgroups(groups); err != nil {
 		return fmt.Errorf("set groups: %w", err)
 	}
 	if err := unix.Setresgid(int(b.GID), int(b.GID), int(b.GID)); err != nil {

@@ -6,12 +6,15 @@ import (
 	"os/exec"
 	"path/filepath"
 	"reflect"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"uplane/internal/lab"
 )
 
 const mountinfo = `31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755
@@ -132,6 +135,57 @@ func TestKeepers(t *testing.T) {
 	}
 	if n, err := (&Manager{Uplane: "/usr/bin/uplane"}).keepers(me); err != nil || n != 0 {
 		t.Errorf("%d shells are keepers, %v", n, err)
+	}
+}
+
+// TestDrop: what becomes a user's can't be traced by the user before it executes something, and has nothing of root's.
+func TestDrop(t *testing.T) {
+	lab.RequireRoot(t)
+	const child = "UPLANE_TEST_DROP"
+	if os.Getenv(child) == "" {
+		c := exec.Command("/proc/self/exe", "-test.run=^TestDrop$", "-test.v")
+		c.Env = append(os.Environ(), child+"=1")
+		if out, err := c.CombinedOutput(); err != nil {
+			t.Errorf("%v\n%s", err, out)
+		}
+		return
+	}
+	runtime.LockOSThread()
+	b := birth{UID: 65534, GID: 65533, Groups: []uint32{7, 9}, Bounding: 1<<0 | 1<<7, NoNewPrivileges: true}
+	if err := b.drop(); err != nil {
+		t.Fatal(err)
+	}
+	// With 1 a process of the user could trace it; see mayBecome.
+	if dumpable, err := unix.PrctlRetInt(unix.PR_GET_DUMPABLE, 0, 0, 0, 0); err != nil || dumpable == 1 {
+		t.Errorf("dumpable is %d, %v", dumpable, err)
+	}
+	threads, err := filepath.Glob("/proc/self/task/*/status")
+	if err != nil || len(threads) < 2 {
+		t.Errorf("threads %v, %v", threads, err)
+	}
+	for _, thread := range append(threads, "/proc/thread-self/status") {
+		status, err := os.ReadFile(thread)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, want := range map[string]string{"Uid": "65534\t65534\t65534\t65534", "Gid": "65533\t65533\t65533\t65533", "Groups": "7 9", "CapEff": "0000000000000000", "CapPrm": "0000000000000000"} {
+			if got := field(status, name); got != want {
+				t.Errorf("%s: %s is %q, not %q", thread, name, got, want)
+			}
+		}
+	}
+	status, err := os.ReadFile("/proc/thread-self/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{"CapInh": "0000000000000000", "CapAmb": "0000000000000000", "CapBnd": "0000000000000081", "NoNewPrivs": "1"} {
+		if got := field(status, name); got != want {
+			t.Errorf("%s is %q, not %q", name, got, want)
+		}
+	}
+	var st unix.Stat_t
+	if err := unix.Stat("/proc/self/mem", &st); err != nil || st.Uid != 0 {
+		t.Errorf("its memory is of user %d, %v", st.Uid, err)
 	}
 }
 
