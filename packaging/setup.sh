@@ -6,7 +6,7 @@ set -eu
 
 packages='network-manager dnsmasq-base iptables nftables iproute2 dbus iputils-ping conntrack
 tcpdump util-linux procps netcat-openbsd make mmdebstrap gpg debian-archive-keyring
-systemd-container libglib2.0-bin python3-dbus polkitd'
+systemd-container libglib2.0-bin python3-dbus polkitd desktop-file-utils'
 packages=${*:-$packages}
 
 missing=

@@ -88,14 +88,14 @@ func (b *builder) lane(l Lane) LaneStatus {
 	if st.Uplink != nil {
 		st.State = Up
 		mtu = b.in.Host.Links[st.Uplink.Interface].MTU
-		st.DNS, search = servers(st.Uplink.DNS), st.Uplink.Search
+		st.DNS, search = b.servers(st.Uplink.DNS), st.Uplink.Search
 	}
 	if len(l.DNS) > 0 {
 		st.DNS = l.DNS
 	}
 	if st.State == Up && len(st.DNS) == 0 {
 		st.State = Degraded
-		st.Reason = fmt.Sprintf("%s has no DNS servers, so names do not resolve in the lane: set dns in the lane's file", st.Uplink.Interface)
+		st.Reason = fmt.Sprintf("%s has no DNS servers that a lane can ask, so names do not resolve in the lane: set dns in the lane's file", st.Uplink.Interface)
 	}
 
 	a := st.Alloc
@@ -120,6 +120,7 @@ func (b *builder) lane(l Lane) LaneStatus {
 		Rule{Priority: LanePriority, From: a.Subnet, Table: a.Table},
 		Rule{Priority: LanePriority, To: a.Subnet, Table: a.Table},
 		resolvConf(l.Name, st.DNS, search),
+		nsswitch(l.Name, b.in.Host.Switch),
 	)
 	if !l.External {
 		own = append(own, Addr{"", outer, gateway})
@@ -151,22 +152,24 @@ func (b *builder) lane(l Lane) LaneStatus {
 // bare tells whether a lane keeps no more than its namespace, and why: without a
 // veth nothing leaves, and what programs in the lane hold stays.
 func (b *builder) bare(st *LaneStatus) bool {
-	l, path := &st.Lane, ResolvConfPath(st.Lane.Name)
-	foreign, held, clash, shared := b.in.Host.Files[path], b.held(l), b.in.Clashes[l.Name], b.shared(l)
+	l := &st.Lane
+	held, clash, shared := b.held(l), b.in.Clashes[l.Name], b.shared(l)
 	st.State, st.Reason = Error, cmp.Or(clash, shared)
 	if held != "" {
 		st.State, st.Reason = Waiting, held
 	}
-	if foreign {
-		st.State, st.Reason = Error, path+" exists and is not ours: remove it or name the lane otherwise"
+	own := []Object{Netns{l.Name, true}}
+	for _, f := range []File{resolvConf(l.Name, nil, nil), nsswitch(l.Name, b.in.Host.Switch)} {
+		if b.in.Host.Files[f.Path] {
+			st.State, st.Reason = Error, f.Path+" exists and is not ours: remove it or name the lane otherwise"
+			continue
+		}
+		own = append(own, f)
 	}
 	if st.Reason == "" {
 		return false
 	}
-	st.Want = []Object{Netns{l.Name, true}}
-	if !foreign {
-		st.Want = append(st.Want, resolvConf(l.Name, nil, nil))
-	}
+	st.Want = own
 	if st.Reason == shared && !l.External {
 		// To remove our bridge would be to take the port out, as often as somebody puts it in. What comes in
 		// by that goes nowhere.
@@ -242,10 +245,21 @@ func (b *builder) elsewhere(sel Selector) string {
 	return " (" + strings.Join(radios, ", ") + ")"
 }
 
-// servers leaves out what can't be asked from inside a lane: a loopback
-// resolver is the host's, and IPv6 has no way out yet.
-func servers(all []netip.Addr) []netip.Addr {
-	return slices.DeleteFunc(slices.Clone(all), func(a netip.Addr) bool { return !a.Is4() || a.IsLoopback() })
+// servers leaves out what can't be asked from inside a lane: a loopback resolver is
+// the host's, as is one at another address of its own, which would ask by
+// the host's ways; and IPv6 has no way out yet.
+func (b *builder) servers(all []netip.Addr) []netip.Addr {
+	return slices.DeleteFunc(slices.Clone(all), func(a netip.Addr) bool { return !a.Is4() || a.IsLoopback() || b.isOwn(a) })
+}
+
+// isOwn tells whether an address is one of the host's own.
+func (b *builder) isOwn(a netip.Addr) bool {
+	for _, link := range b.in.Host.Links {
+		if slices.ContainsFunc(link.Addrs, func(p netip.Prefix) bool { return p.Addr() == a }) {
+			return true
+		}
+	}
+	return false
 }
 
 // exit is what all lanes that leave by one uplink have in common.

@@ -72,6 +72,7 @@ func TestDNS(t *testing.T) {
 			"search lan example.org\nnameserver 192.168.50.1\nnameserver 192.168.50.2\n"},
 		"the lane's":          {[]netip.Addr{ipa("9.9.9.9")}, []netip.Addr{ipa("192.168.50.1")}, nil, Up, "nameserver 9.9.9.9\n"},
 		"what can't be asked": {nil, []netip.Addr{ipa("127.0.0.53"), ipa("2001:db8::53"), ipa("192.168.50.1")}, nil, Up, "nameserver 192.168.50.1\n"},
+		"the host's own":      {nil, []netip.Addr{ipa("192.168.1.10"), ipa("192.168.50.1")}, nil, Up, "nameserver 192.168.50.1\n"},
 		"none":                {nil, []netip.Addr{ipa("127.0.0.53")}, nil, Degraded, ""},
 		"search from a bad network": {nil, []netip.Addr{ipa("192.168.50.1")}, []string{"a\nnameserver 203.0.113.66", "~corp.example", "it's", "-x ok", ".", "", "ok"}, Up,
 			"search ok\nnameserver 192.168.50.1\n"},
@@ -105,11 +106,11 @@ func TestInTheWay(t *testing.T) {
 	}{
 		"namespace": {func(w *world) { w.host.Netns = map[string]bool{"steam": true} }, "namespace steam exists and is not ours: remove it (ip netns del steam)", nil},
 		"file": {func(w *world) { w.host.Files = map[string]bool{"/etc/netns/steam/resolv.conf": true} }, "/etc/netns/steam/resolv.conf exists and is not ours",
-			[]Object{Netns{"steam", true}}},
+			[]Object{Netns{"steam", true}, nsswitch("steam", "")}},
 		"mark": {func(w *world) { w.host.Rules = []HostRule{{Priority: 32000, Mark: 100, Table: 7}} }, "mark 100 is in use by the ip rule with priority 32000",
-			[]Object{Netns{"steam", true}, resolvConf("steam", nil, nil)}},
+			[]Object{Netns{"steam", true}, resolvConf("steam", nil, nil), nsswitch("steam", "")}},
 		"subnet": {func(w *world) { w.host.Links["x0"] = HostLink{Addrs: []netip.Prefix{pfx("10.0.1.9/24")}} }, "subnet 10.0.1.0/24 overlaps",
-			[]Object{Netns{"steam", true}, resolvConf("steam", nil, nil)}},
+			[]Object{Netns{"steam", true}, resolvConf("steam", nil, nil), nsswitch("steam", "")}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(with(lane("steam", "wlp6s0"), func(l *Lane) { l.Mark, l.Subnet = 100, pfx("10.0.1.0/24") }))

@@ -97,7 +97,7 @@ func TestExternalAddress(t *testing.T) {
 // Without its bridge, and as long as something holds it, a lane keeps its namespace and no more.
 func TestExternalWaits(t *testing.T) {
 	bare := State{}
-	bare.Add(Netns{"steam", true}, resolvConf("steam", nil, nil))
+	bare.Add(Netns{"steam", true}, resolvConf("steam", nil, nil), nsswitch("steam", ""))
 	for name, c := range map[string]struct {
 		change func(*world)
 		reason string

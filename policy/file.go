@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// File is a lane's resolv.conf. It is rewritten in place: running programs have
-// it bound over /etc/resolv.conf and would not see a new inode.
+// File is a lane's resolv.conf or nsswitch.conf. It is rewritten in place: running
+// programs have it bound over the host's and would not see a new inode.
 type File struct {
 	Path    string
 	Content string

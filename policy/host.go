@@ -9,7 +9,8 @@ type Host struct {
 	Routes []HostRoute
 	Rules  []HostRule
 	Netns  map[string]bool // names under /run/netns that are not ours
-	Files  map[string]bool // resolv.conf paths of lanes that others wrote
+	Files  map[string]bool // paths of lanes' files that others wrote
+	Switch string          // the text of its nsswitch.conf
 	IPv6   bool            // the kernel has IPv6
 }
 

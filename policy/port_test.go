@@ -9,7 +9,7 @@ import (
 // With a port of somebody else's on its bridge a lane keeps its namespace and no more, and is back when that goes.
 func TestForeignPort(t *testing.T) {
 	bare := State{}
-	bare.Add(Netns{"steam", true}, resolvConf("steam", nil, nil))
+	bare.Add(Netns{"steam", true}, resolvConf("steam", nil, nil), nsswitch("steam", ""))
 	mine := maps.Clone(bare)
 	mine.Add(Bridge{Name: "ul-steam", Lane: "steam", MTU: 1500, Up: true},
 		Sysctl{"net/ipv4/conf/ul-steam/forwarding", "1"}, Sysctl{"net/ipv6/conf/ul-steam/disable_ipv6", "1"},

@@ -11,7 +11,10 @@ import (
 // TestCompletionWithoutBus presses the key where nobody can be asked: no lanes, not a word, no files.
 func TestCompletionWithoutBus(t *testing.T) {
 	t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nonexistent")
-	for _, line := range []string{"up ", "down ", "remove ", "status ", "plan ", "run ", "adopt game.service ", "profile add ", "profile limit hotspot a "} {
+	t.Setenv("XDG_DATA_HOME", t.TempDir())
+	t.Setenv("XDG_DATA_DIRS", t.TempDir())
+	for _, line := range []string{"up ", "down ", "remove ", "status ", "plan ", "run ", "adopt game.service ", "profile add ", "profile limit hotspot a ",
+		"shell ", "ps ", "stop ", "desktop add ", "desktop remove ", "desktop add a ", "desktop remove a ", "up a --uplink ", "up a --subnet ", "profile add a --uplink="} {
 		root := command()
 		var out bytes.Buffer
 		root.SetOut(&out)

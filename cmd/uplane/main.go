@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"uplane/internal/bus"
+	"uplane/internal/flatpak"
 	"uplane/internal/programs"
 	"uplane/internal/run"
 	"uplane/nm"
@@ -31,6 +32,8 @@ func main() {
 	switch {
 	case len(os.Args) == 4 && os.Args[1] == programs.KeeperCommand:
 		os.Exit(run.Keep(os.Args[2], os.Args[3], os.Stderr))
+	case len(os.Args) > 2 && os.Args[1] == flatpak.Arguments:
+		os.Exit(flatpak.Bwrap(os.Args[1:], os.Stderr))
 	case len(os.Args) > 1 && os.Args[1] == "run" && !wantsHelp(os.Args[2:]):
 		os.Exit(runInLane(os.Args[2:]))
 	}
@@ -117,9 +120,9 @@ the machine stays on its default route.`,
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(upCommand(), downCommand(), removeCommand(), listCommand(), statusCommand(), planCommand(), reloadCommand(), profileCommand(), runCommand(), shellCommand(), psCommand(),
+	root.AddCommand(upCommand(), downCommand(), removeCommand(), listCommand(), statusCommand(), planCommand(), reloadCommand(), profileCommand(), runCommand(), shellCommand(), psCommand(), desktopCommand(),
 		stopCommand(), applyCommand(), adoptCommand(), dispatchCommand(), versionCommand())
-	completeLanes(root)
+	completeWords(root)
 	return root
 }
 

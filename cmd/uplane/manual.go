@@ -3,9 +3,13 @@
 package main
 
 import (
+	_ "embed"
 	"errors"
 	"log"
 	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
 
 	"uplane/internal/manual"
 	"uplane/internal/version"
@@ -35,8 +39,35 @@ func writeManual(dir string) error {
 		write("uplane.1", manual.Command(root, version.Number)),
 		write("uplane.toml.5", manual.Config(version.Number)),
 		write("org.uplane.Uplane1.5", bus),
-		root.GenBashCompletionFileV2(dir+"/uplane.bash", true),
-		root.GenZshCompletionFile(dir+"/uplane.zsh"),
-		root.GenFishCompletionFile(dir+"/uplane.fish", true),
+		writeCompletions(root, write),
+	)
+}
+
+// These have the shell complete what follows "run LANE" by itself.
+var (
+	//go:embed completion/run.bash
+	runBash string
+	//go:embed completion/run.zsh
+	runZsh string
+	//go:embed completion/run.fish
+	runFish string
+)
+
+func writeCompletions(root *cobra.Command, write func(name, text string) error) error {
+	var bash, zsh, fish strings.Builder
+	err := errors.Join(root.GenBashCompletionV2(&bash, true), root.GenZshCompletion(&zsh), root.GenFishCompletion(&fish, true))
+	if err != nil {
+		return err
+	}
+	// zsh runs the file when it is first asked, whose end then calls what it has defined.
+	const end = "# don't run the completion function when being source-ed or eval-ed"
+	define, call, found := strings.Cut(zsh.String(), end)
+	if !found {
+		return errors.New("cobra's completion for zsh has another end")
+	}
+	return errors.Join(
+		write("uplane.bash", bash.String()+runBash),
+		write("uplane.zsh", define+runZsh+end+call),
+		write("uplane.fish", fish.String()+runFish),
 	)
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/user"
 	"strconv"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -36,18 +37,74 @@ root. However they got there: by uplane run, ip netns exec, or as a service.`,
 			if err != nil {
 				return err
 			}
+			programs := withCommands(all)
 			if asJSON {
 				enc := json.NewEncoder(os.Stdout)
 				enc.SetIndent("", "  ")
-				return enc.Encode(map[string][]bus.Program{"programs": all})
+				return enc.Encode(map[string][]program{"programs": programs})
 			}
-			return printPrograms(os.Stdout, all)
+			return printPrograms(os.Stdout, programs)
 		})
 	}
 	return c
 }
 
-func printPrograms(w io.Writer, all []bus.Program) error {
+// program is one in a lane, with its arguments.
+type program struct {
+	bus.Program
+	Command string `json:"command"` // in brackets its name, when it has none or does not tell them
+}
+
+const (
+	// maxCommand is how much of a program's arguments is shown, in bytes.
+	maxCommand = 256
+	// commandTime is how long programs may keep us from reading theirs: the kernel waits for a program for that.
+	commandTime = time.Second
+)
+
+// withCommands reads the arguments of programs. The daemon does not, which any program could hold up by that.
+func withCommands(all []bus.Program) []program {
+	out := make([]program, len(all))
+	timeout := time.After(commandTime)
+	for i, p := range all {
+		out[i] = program{p, "[" + clean(p.Name) + "]"}
+		read := make(chan string, 1)
+		go func() { read <- readCommand(p.PID) }()
+		select {
+		case command := <-read:
+			if command != "" {
+				out[i].Command = command
+			}
+		case <-timeout:
+			timeout = time.After(0)
+		}
+	}
+	return out
+}
+
+// readCommand is a line of text of what a program has made of its arguments; empty: none.
+func readCommand(pid uint32) string {
+	f, err := os.Open(fmt.Sprintf("/proc/%d/cmdline", pid))
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	line := make([]byte, maxCommand)
+	n, _ := f.Read(line)
+	return clean(string(line[:n]))
+}
+
+// clean takes out of a text what a terminal would obey.
+func clean(text string) string {
+	return strings.TrimSpace(strings.Map(func(r rune) rune {
+		if r < ' ' || r >= 0x7f && r < 0xa0 {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(text, "?")))
+}
+
+func printPrograms(w io.Writer, all []program) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "LANE\tPID\tUSER\tSINCE\tCOMMAND")
 	for _, p := range all {

@@ -5,72 +5,125 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"uplane/internal/bus"
 	"uplane/internal/enter"
+	"uplane/internal/flatpak"
+	"uplane/internal/instance"
 	"uplane/internal/run"
 	"uplane/policy"
 )
 
 func runCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:   "run LANE [--] COMMAND [ARG...]",
-		Short: "Run a program in a lane",
+	c := &cobra.Command{
+		Use:                   "run [--notify] [--strict] LANE [--] COMMAND [ARG...]",
+		DisableFlagsInUseLine: true, // they come first
+		Short:                 "Run a program in a lane",
 		Long: `Run a program in a lane. Everything it sends leaves by the lane's uplink, or
 not at all. It keeps its terminal, files and environment; names are resolved
 by the lane's DNS servers, and proxy settings that point at this machine's
 loopback are dropped, as the lane has a loopback of its own. It needs no root.
 
+Many programs run once: started again, they hand over to the first and end. When
+that runs outside of the lane, uplane says so, and what to do. With --strict such a
+program is not started at all if it is a well-known one, and otherwise the exit code
+is 125. Flatpaks run in lanes, snaps do not.
+
 The exit code is the program's: 128+n when signal n ended it, 127 when it was not
 found, 126 when it can't be executed, 125 when uplane failed.`,
-		Example: "  uplane run steam -- curl https://example.org",
+		Example: `  uplane run steam -- curl https://example.org
+  uplane run --strict steam -- firefox --new-instance --profile ~/.uplane/steam/firefox`,
 		Args: func(*cobra.Command, []string) error {
 			return usageError{errors.New("run: expected a lane and a command: uplane run LANE [--] COMMAND")}
 		},
 		RunE: func(*cobra.Command, []string) error { return nil },
 	}
+	// For the help, manual page and completion; main has the command line read by package enter.
+	c.Flags().SetInterspersed(false)
+	c.Flags().Bool("notify", false, "show errors on the desktop too: for what an icon or a key starts, without a terminal")
+	c.Flags().Bool("strict", false, "rather fail than let a program outside of the lane do the work")
+	return c
 }
 
-// runInLane runs "LANE [--] COMMAND [ARG...]", and returns its exit code.
+// runInLane runs what "uplane run" is told, and returns its exit code.
 func runInLane(args []string) int {
-	lane, command, err := enter.Parse(args)
+	order, err := enter.Parse(args)
 	if err != nil {
 		report(fmt.Errorf("run: %w", err), "uplane run LANE [--] COMMAND")
 		return exitUsage
 	}
-	return enterLane(lane, command, enter.WithoutLoopbackProxies(os.Environ(), os.Stderr))
+	return enterLane(order, os.Environ())
 }
 
 // enterLane runs a command in a lane. Root enters by itself; for others the daemon has it
 // done. It returns the exit code.
-func enterLane(lane string, command, environ []string) int {
-	if err := policy.CheckLaneName(lane); err != nil {
-		report(fmt.Errorf("run: %w", err), "uplane list")
+func enterLane(o enter.Order, environ []string) int {
+	fail := func(err error, next string) {
+		err = fmt.Errorf("run: %w", err)
+		if o.Notify {
+			reportOnDesktop(o.Lane, err, next)
+			return
+		}
+		report(err, next)
+	}
+	if err := policy.CheckLaneName(o.Lane); err != nil {
+		fail(err, "uplane list")
 		return enter.ExitFailed
 	}
+	environ = flatpak.Environ(enter.WithoutLoopbackProxies(environ, os.Stderr))
 	if os.Geteuid() == 0 {
-		failure := enter.Run(lane, command, environ)
-		report(fmt.Errorf("run: %w", failure), failure.Next)
+		if o.Strict {
+			fail(errors.New("--strict: a program of root's takes uplane's place, so nobody is there to see where it went"), "the same without sudo")
+			return enter.ExitFailed
+		}
+		failure := enter.Run(o.Lane, o.Command, environ)
+		fail(failure, failure.Next)
 		return failure.Code
+	}
+	path, _ := enter.Find(o.Command[0]) // in the lane it is told what is wrong with it
+	program := instance.New(o.Lane, o.Command, path)
+	if escape := program.Before(o.Strict); escape != nil {
+		fail(escape, escape.Next)
+		if o.Strict {
+			return escape.Code
+		}
 	}
 	start := func(ctx context.Context, socket string) error {
 		return withDaemon(ctx, func(client *bus.Client) error {
-			_, err := client.Run(ctx, lane, socket)
+			if o.Notify {
+				warnOfLane(ctx, client, o.Lane)
+			}
+			_, err := client.Run(ctx, o.Lane, socket)
 			return err
 		})
 	}
-	code, err := run.Run(context.Background(), start, lane, command, environ)
+	started := time.Now()
+	code, name, err := run.Run(context.Background(), start, o.Lane, o.Command, environ)
 	if err != nil {
-		report(fmt.Errorf("run: %w", err), runHint(lane, err))
+		fail(err, runHint(o.Lane, err))
+		return code
+	}
+	if code != 0 || time.Since(started) > instance.Soon {
+		return code
+	}
+	if escape := program.After(name); escape != nil {
+		fail(escape, escape.Next)
+		if o.Strict {
+			return escape.Code
+		}
 	}
 	return code
 }
 
 func runHint(lane string, err error) string {
 	var refused *bus.Error
+	var failure *enter.Failure
 	switch {
+	case errors.As(err, &failure):
+		return failure.Next
 	case errors.As(err, &refused) && refused.Kind == bus.NoSuchLane:
 		return "uplane up " + lane
 	case errors.As(err, &refused) && refused.Kind == bus.Refused:

@@ -49,8 +49,27 @@ func TestMachine(t *testing.T) {
 	}
 }
 
+// desktop is what a machine with a desktop has besides, one for all tests: to make its image takes minutes.
+var desktop = []string{
+	"xvfb", "xauth", "x11-utils", "x11-apps", "imagemagick", // windows of X11
+	"sway", "foot", "grim", // windows of Wayland
+	"chromium", "firefox-esr", "xfce4-terminal", "tmux", "python3-gi", "gir1.2-gtk-3.0",
+	"flatpak", "bubblewrap", "busybox-static",
+	"pipewire-pulse", "wireplumber", "pulseaudio-utils", "xdg-desktop-portal", "xdg-desktop-portal-gtk", "dconf-cli", "dconf-gsettings-backend",
+	"fontconfig", "fonts-dejavu-core", "acl", "libglib2.0-bin", "desktop-file-utils",
+	"bash-completion", "zsh", "fish", "vim-tiny",
+}
+
+func newDesktopTest(t *testing.T, release lab.Debian) *machineTest {
+	return newMachineTest(t, release, desktop...)
+}
+
 func newMachineTest(t *testing.T, release lab.Debian, packages ...string) *machineTest {
-	ctx, m := lab.StartMachine(t, release, lab.Plain, lab.Options{Packages: packages})
+	return newMachineTestWith(t, release, lab.Options{Packages: packages})
+}
+
+func newMachineTestWith(t *testing.T, release lab.Debian, options lab.Options) *machineTest {
+	ctx, m := lab.StartMachine(t, release, lab.Plain, options)
 	if err := m.Connect(ctx); err != nil {
 		t.Fatal(err)
 	}

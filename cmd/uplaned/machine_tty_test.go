@@ -196,7 +196,7 @@ func TestMachineShells(t *testing.T) {
 	for _, release := range []lab.Debian{lab.Bookworm, lab.Trixie} {
 		t.Run(string(release), func(t *testing.T) {
 			t.Parallel()
-			s := newMachineTest(t, release, "zsh", "fish", "vim-tiny")
+			s := newDesktopTest(t, release)
 			s.write("/home/alice/.bashrc", "PS1='own> '\n")
 			s.write("/home/alice/.zshrc", "PROMPT='own> '\nunsetopt zle prompt_cr prompt_sp\n")
 			s.sh("mkdir -p /home/alice/.config/fish; chown -R alice: /home/alice")

@@ -154,7 +154,7 @@ func (s *packaged) install() {
 
 // mainJob: the unit's limits leave it all that it has to do.
 func (s *packaged) mainJob() {
-	if got := s.sh(`grep -E '^(CapBnd|NoNewPrivs|Seccomp):' /proc/$(systemctl show -p MainPID --value uplaned)/status`); got != "CapBnd:\t0000000000283820\nNoNewPrivs:\t1\nSeccomp:\t2" {
+	if got := s.sh(`grep -E '^(CapBnd|NoNewPrivs|Seccomp):' /proc/$(systemctl show -p MainPID --value uplaned)/status`); got != "CapBnd:\t00000000002c3820\nNoNewPrivs:\t1\nSeccomp:\t2" {
 		s.Errorf("the daemon is not limited:\n%s", got)
 	}
 	s.Log(s.sh("systemd-analyze security --no-pager uplaned | tail -1"))

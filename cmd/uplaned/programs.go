@@ -23,7 +23,7 @@ func (m manager) Programs(_ context.Context, lanes []string, uid uint32) ([]bus.
 	all, err := m.programs.List(lanes, whose(uid))
 	out := make([]bus.Program, len(all))
 	for i, p := range all {
-		out[i] = bus.Program{Lane: p.Lane, PID: p.PID, UID: p.UID, Since: bus.SinceTime(p.Since), Command: p.Command}
+		out[i] = bus.Program{Lane: p.Lane, PID: p.PID, UID: p.UID, Since: bus.SinceTime(p.Since), Name: p.Name}
 	}
 	return out, busError(err)
 }

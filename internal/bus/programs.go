@@ -15,11 +15,11 @@ type Caller struct {
 
 // Program is what runs in a lane, in the form of --json.
 type Program struct {
-	Lane    string `json:"lane"`
-	PID     uint32 `json:"pid"`
-	UID     uint32 `json:"uid"`
-	Since   string `json:"since"` // RFC 3339, UTC
-	Command string `json:"command"`
+	Lane  string `json:"lane"`
+	PID   uint32 `json:"pid"`
+	UID   uint32 `json:"uid"`
+	Since string `json:"since"` // RFC 3339, UTC
+	Name  string `json:"name"`
 }
 
 // caller asks the bus who sent a request.
@@ -59,7 +59,7 @@ type listedProgram struct {
 	Lane     string
 	PID, UID uint32
 	Since    uint64 // seconds since 1970
-	Command  string
+	Name     string
 }
 
 // listPrograms tells root of all, and everybody else of their own.
@@ -78,7 +78,7 @@ func listPrograms(r *request) ([]any, error) {
 	out := make([]listedProgram, len(all))
 	for i, p := range all {
 		since, _ := time.Parse(time.RFC3339, p.Since)
-		out[i] = listedProgram{p.Lane, p.PID, p.UID, uint64(since.Unix()), wire.Text(p.Command)}
+		out[i] = listedProgram{p.Lane, p.PID, p.UID, uint64(since.Unix()), wire.Text(p.Name)}
 	}
 	return []any{out}, err
 }
@@ -104,7 +104,7 @@ func (c *Client) Programs(ctx context.Context, lane string) ([]Program, error) {
 	err := c.call(ctx, Path, ManagerInterface+".Programs", &all, lane)
 	out := make([]Program, len(all))
 	for i, p := range all {
-		out[i] = Program{Lane: p.Lane, PID: p.PID, UID: p.UID, Since: SinceTime(time.Unix(int64(p.Since), 0)), Command: p.Command}
+		out[i] = Program{Lane: p.Lane, PID: p.PID, UID: p.UID, Since: SinceTime(time.Unix(int64(p.Since), 0)), Name: p.Name}
 	}
 	return out, err
 }

@@ -205,7 +205,7 @@ func (m *fakeManager) Run(_ context.Context, lane string, caller Caller, socket 
 }
 
 func (m *fakeManager) Programs(_ context.Context, lanes []string, uid uint32) ([]Program, error) {
-	return []Program{{Lane: strings.Join(lanes, " "), PID: 7, UID: uid, Since: "1970-01-01T00:01:00Z", Command: "a\x00b"}}, nil
+	return []Program{{Lane: strings.Join(lanes, " "), PID: 7, UID: uid, Since: "1970-01-01T00:01:00Z", Name: "a\x00b"}}, nil
 }
 
 func (m *fakeManager) Stop(_ context.Context, lane string, uid uint32) (int, error) {

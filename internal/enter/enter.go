@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"runtime"
 	"strings"
 	"syscall"
@@ -17,6 +16,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"uplane/internal/view"
 	"uplane/policy"
 )
 
@@ -48,10 +48,10 @@ func Run(lane string, command, environ []string) *Failure {
 		}
 		return fail(ExitFailed, err, next)
 	}
-	if err := privateFiles(lane); err != nil {
+	if err := view.Enter(lane); err != nil {
 		return fail(ExitFailed, err, "")
 	}
-	path, err := Find(command[0])
+	path, err := FindInLane(command)
 	if err != nil {
 		return err.(*Failure)
 	}
@@ -63,7 +63,7 @@ func Join(lane string) error {
 	if err := enterNetns(lane); err != nil {
 		return err
 	}
-	return privateFiles(lane)
+	return view.Enter(lane)
 }
 
 // Find looks a program up by PATH, as a shell does.
@@ -89,21 +89,37 @@ func CannotExec(path string, err error) *Failure {
 	return &Failure{Code: code, Err: fmt.Errorf("%s: %w", path, err)}
 }
 
-// Parse reads the arguments of run, "LANE [--] COMMAND [ARG...]".
-func Parse(args []string) (lane string, command []string, err error) {
+// Order is what "uplane run" is told.
+type Order struct {
+	Strict  bool // rather not at all than not in the lane
+	Notify  bool // errors are shown on the desktop, too
+	Lane    string
+	Command []string
+}
+
+// Parse reads the arguments of run, "[--notify] [--strict] LANE [--] COMMAND [ARG...]".
+func Parse(args []string) (o Order, err error) {
+	for ; len(args) > 0 && strings.HasPrefix(args[0], "-") && args[0] != "--"; args = args[1:] {
+		switch args[0] {
+		case "--strict":
+			o.Strict = true
+		case "--notify":
+			o.Notify = true
+		default:
+			return Order{}, fmt.Errorf("unknown flag %s: expected a lane and a command", args[0])
+		}
+	}
 	if len(args) > 0 {
-		lane, args = args[0], args[1:]
+		o.Lane, args = args[0], args[1:]
 	}
 	if len(args) > 0 && args[0] == "--" {
 		args = args[1:]
 	}
-	if strings.HasPrefix(lane, "-") && lane != "--" {
-		return "", nil, fmt.Errorf("unknown flag %s: expected a lane and a command", lane)
+	if o.Lane == "" || o.Lane == "--" || len(args) == 0 {
+		return Order{}, errors.New("expected a lane and a command")
 	}
-	if lane == "" || lane == "--" || len(args) == 0 {
-		return "", nil, errors.New("expected a lane and a command")
-	}
-	return lane, args, nil
+	o.Command = args
+	return o, nil
 }
 
 // enterNetns moves this thread into the lane's namespace, once it carries our tag.
@@ -118,6 +134,12 @@ func enterNetns(lane string) error {
 		return &os.PathError{Op: "enter namespace", Path: path, Err: err}
 	}
 	return checkTag(lane)
+}
+
+// InLane tells whether this process is in a lane; in doubt it is.
+func InLane() bool {
+	lo, err := netlink.LinkByName("lo")
+	return err != nil || strings.HasPrefix(lo.Attrs().Alias, policy.AliasPrefix)
 }
 
 // checkTag returns nil if this thread's namespace carries the lane's tag.
@@ -160,57 +182,4 @@ func CheckInside(lane string) error {
 		return fmt.Errorf("this is not the namespace of lane %s, or no longer", lane)
 	}
 	return checkTag(lane)
-}
-
-// resolverDirs hold the sockets of nscd and systemd-resolved, which answer
-// look-ups from outside the lane: the C library prefers them to resolv.conf.
-// The folders are masked, not the sockets: a service that restarts makes new ones.
-var resolverDirs = []string{"/run/nscd", "/run/systemd/resolve"}
-
-// privateFiles gives this thread its own mounts, in which /etc/resolv.conf is
-// the lane's and host-wide resolvers don't answer. Everything else, /sys and
-// its cgroups included, stays as it is, and new mounts of the host still show.
-func privateFiles(lane string) error {
-	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
-		return fmt.Errorf("make a mount namespace: %w", err)
-	}
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
-		return fmt.Errorf("keep mounts private: %w", err)
-	}
-	const resolvConf = "/etc/resolv.conf"
-	// Follow the link first: the kernel would, but not into a folder that is not there.
-	target, err := filepath.EvalSymlinks(resolvConf)
-	if err != nil {
-		return fmt.Errorf("the lane's DNS needs a %s to stand in for: %w", resolvConf, err)
-	}
-	for _, dir := range resolverDirs {
-		if err := mask(dir, target); err != nil {
-			return fmt.Errorf("mask %s: %w", dir, err)
-		}
-	}
-	source := policy.ResolvConfPath(lane)
-	if err := unix.Mount(source, target, "", unix.MS_BIND, ""); err != nil {
-		return fmt.Errorf("bind %s over %s: %w", source, target, err)
-	}
-	return nil
-}
-
-// mask puts an empty folder over dir, if there is one. When target, a path
-// without links, is in it, it is there as an empty file.
-func mask(dir, target string) error {
-	real, err := filepath.EvalSymlinks(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	err = unix.Mount("tmpfs", real, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=755,size=64k")
-	if err != nil || !strings.HasPrefix(target, real+"/") {
-		return err
-	}
-	if err := os.MkdirAll(filepath.Dir(target), 0o755); err != nil {
-		return err
-	}
-	return os.WriteFile(target, nil, 0o644)
 }

@@ -61,20 +61,38 @@ func TestProxies(t *testing.T) {
 
 func TestParse(t *testing.T) {
 	for args, want := range map[string]string{
-		"steam true":           "steam: true",
-		"steam -- true":        "steam: true",
-		"steam true -- x":      "steam: true -- x",
-		"steam -- -x":          "steam: -x",
-		"steam -- -- x":        "steam: -- x",
-		"steam":                "",
-		"steam --":             "",
-		"":                     "",
-		"-- true":              "",
-		"-u bob steam -- true": "",
-		"--help":               "",
+		"steam true":                 "steam: true",
+		"steam -- true":              "steam: true",
+		"steam true -- x":            "steam: true -- x",
+		"steam -- -x":                "steam: -x",
+		"steam -- -- x":              "steam: -- x",
+		"steam":                      "",
+		"steam --":                   "",
+		"":                           "",
+		"-- true":                    "",
+		"-u bob steam -- true":       "",
+		"--help":                     "",
+		"--strict steam true":        "strict steam: true",
+		"--strict steam -- --strict": "strict steam: --strict",
+		"steam --strict":             "steam: --strict",
+		"--strict":                   "",
+		"--strict --strict a b":      "strict a: b",
+		"--strict --other a b":       "",
+		"--strict -- a b":            "",
+		"--notify steam -- --notify": "notify steam: --notify",
+		"--notify --strict a b":      "notify strict a: b",
+		"--strict --notify a b":      "notify strict a: b",
+		"steam --notify":             "steam: --notify",
+		"--notify":                   "",
 	} {
-		lane, command, err := Parse(strings.Fields(args))
-		got := lane + ": " + strings.Join(command, " ")
+		o, err := Parse(strings.Fields(args))
+		got := o.Lane + ": " + strings.Join(o.Command, " ")
+		if o.Strict {
+			got = "strict " + got
+		}
+		if o.Notify {
+			got = "notify " + got
+		}
 		if err != nil {
 			got = ""
 		}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -17,12 +18,17 @@ type resolvState struct {
 	ours    bool
 }
 
-// maxResolvConf bounds what is read of a file that anybody may have put there.
+// maxResolvConf bounds what is read of a file that anybody may have put there, in bytes.
 const maxResolvConf = 64 << 10
 
 func (k *Kernel) readFiles() {
 	k.resolv = make(map[string]resolvState)
-	paths, _ := filepath.Glob(filepath.Join(policy.EtcNetns, "*", "resolv.conf"))
+	k.readSwitch()
+	var paths []string
+	for _, of := range []func(string) string{policy.ResolvConfPath, policy.SwitchPath} {
+		found, _ := filepath.Glob(of("*"))
+		paths = append(paths, found...)
+	}
 	for _, path := range paths {
 		info, err := os.Lstat(path)
 		if err != nil {
@@ -39,7 +45,22 @@ func (k *Kernel) readFiles() {
 		if k.files != nil {
 			k.files.add(filepath.Dir(path))
 		}
-		k.resolv[path] = resolvState{string(data), strings.HasPrefix(string(data), policy.FileTag)}
+		k.resolv[path] = resolvState{unpadded(string(data)), strings.HasPrefix(string(data), policy.FileTag)}
+	}
+}
+
+// readSwitch reads the host's nsswitch.conf. A host without one asks files and DNS, as lanes do.
+func (k *Kernel) readSwitch() {
+	k.hostSwitch = ""
+	info, err := os.Stat(policy.HostSwitch)
+	if err != nil || !info.Mode().IsRegular() || info.Size() > maxResolvConf {
+		return
+	}
+	if k.files != nil {
+		k.files.addFile(policy.HostSwitch)
+	}
+	if data, err := os.ReadFile(policy.HostSwitch); err == nil {
+		k.hostSwitch = string(data)
 	}
 }
 
@@ -51,11 +72,45 @@ func (k *Kernel) observeFiles(state policy.State, host *policy.Host) {
 			host.Files[path] = true
 		}
 	}
+	host.Switch = k.hostSwitch
+}
+
+// block is what the size of a lane's file is a multiple of, in bytes. Most lanes' resolv.conf
+// have less than one, and so keep their size whatever they say.
+const block = 256
+
+// padded ends content with a comment of blanks, so that it has at least size bytes.
+func padded(content string, size int) string {
+	size = max(size, (len(content)+block-1)/block*block)
+	switch room := size - len(content); room {
+	case 0:
+		return content
+	case 1:
+		return content + "\n"
+	default:
+		return content + "#" + strings.Repeat(" ", room-2) + "\n"
+	}
+}
+
+// unpadded is content without its padding.
+func unpadded(content string) string {
+	content = strings.TrimRight(content, "\x00") // of a change that a crash cut short
+	text, blank := strings.CutSuffix(content, "\n")
+	if !blank {
+		return content
+	}
+	text = strings.TrimRight(text, " ")
+	if rest, ok := strings.CutSuffix(text, "\n#"); ok {
+		return rest + "\n"
+	}
+	if rest, ok := strings.CutSuffix(content, "\n\n"); ok {
+		return rest + "\n"
+	}
+	return content
 }
 
 // applyFile writes in place: programs in the lane have this inode bound over
-// their /etc/resolv.conf. The new text goes over the old one before the rest is
-// cut off, so a reader never sees an empty file.
+// the host's file.
 func (k *Kernel) applyFile(op policy.Op, f policy.File) error {
 	k.stale.mark(func(p *parts) { p.files = true })
 	dir := filepath.Dir(f.Path)
@@ -71,19 +126,37 @@ func (k *Kernel) applyFile(op policy.Op, f policy.File) error {
 	}
 	file, err := os.OpenFile(f.Path, os.O_WRONLY, 0)
 	if errors.Is(err, os.ErrNotExist) {
-		return createFile(f.Path, f.Content, 0o644)
+		return createFile(f.Path, padded(f.Content, 0), 0o644)
 	}
 	if err != nil {
 		return err
 	}
 	defer file.Close()
-	if _, err := file.WriteAt([]byte(f.Content), 0); err != nil {
-		return err
-	}
-	if err := file.Truncate(int64(len(f.Content))); err != nil {
+	if err := overwrite(file, f.Content); err != nil {
 		return err
 	}
 	return file.Close()
+}
+
+// overwrite replaces what a file says by one write of its whole size, so a reader sees neither an
+// empty file nor the end of a longer one before. The size never shrinks; where it must grow, that comes first.
+func overwrite(file *os.File, content string) error {
+	info, err := file.Stat()
+	if err != nil {
+		return err
+	}
+	text := padded(content, int(info.Size()))
+	if int64(len(text)) > info.Size() {
+		if err := file.Truncate(int64(len(text))); err != nil {
+			return err
+		}
+	}
+	if _, err := file.WriteAt([]byte(text), 0); err != nil {
+		return err
+	}
+	// The kernel dates a file before it writes, and not always by the nanosecond. Who has read it in that
+	// moment, and asks by its date whether to read it again, shall do so.
+	return os.Chtimes(file.Name(), time.Time{}, time.Now())
 }
 
 // createFile makes a file that has its content from its first moment. What a

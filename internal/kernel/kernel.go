@@ -29,7 +29,7 @@ type Kernel struct {
 
 	stale  stale
 	events *events // nil: not watched, so every part is always stale
-	files  *notify // inotify on /run/netns and the lanes' resolv.conf
+	files  *notify // inotify on /run/netns, the lanes' files and the host's nsswitch.conf
 	fresh  *freshness
 
 	ipv6    bool
@@ -39,8 +39,10 @@ type Kernel struct {
 	routes  map[uint32][]route // by table
 	rules   []rule
 	netns   map[string]*netnsState
-	resolv  map[string]resolvState
+	resolv  map[string]resolvState // lanes' files, by path
 	sysctls map[string]string
+
+	hostSwitch string // the host's nsswitch.conf
 }
 
 // Open prepares to work in the calling thread's network namespace. Changes are noticed

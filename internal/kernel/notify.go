@@ -7,8 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// notify watches directories. A namespace that is deleted by name while programs
-// live in it makes no netlink event, nor does a resolv.conf that someone edits.
+// notify watches folders and files. A namespace that is deleted by name while programs
+// live in it makes no netlink event, nor does a file that someone edits.
 type notify struct {
 	file *os.File
 	fd   int
@@ -37,6 +37,11 @@ func watchFiles(stale *stale, changed func()) (*notify, error) {
 func (n *notify) add(dir string) {
 	// A failure (the limit of watches) only costs speed: the next event of any kind finds the change.
 	_, _ = unix.InotifyAddWatch(n.fd, dir, unix.IN_CREATE|unix.IN_DELETE|unix.IN_CLOSE_WRITE|unix.IN_MOVE|unix.IN_ONLYDIR)
+}
+
+// addFile watches a file until it is replaced, which is an event too.
+func (n *notify) addFile(path string) {
+	_, _ = unix.InotifyAddWatch(n.fd, path, unix.IN_CLOSE_WRITE|unix.IN_ATTRIB|unix.IN_DELETE_SELF|unix.IN_MOVE_SELF)
 }
 
 func (n *notify) Close() { n.file.Close() }

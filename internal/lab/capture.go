@@ -130,6 +130,7 @@ func (c *Capture) drain(fd int) int {
 		if c.filter != nil && !c.filter(p) {
 			continue
 		}
+		p.Frame = nil
 		c.mu.Lock()
 		c.packets = append(c.packets, p)
 		c.mu.Unlock()

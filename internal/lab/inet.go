@@ -62,17 +62,10 @@ func (i *Inet) serveWhoami() error {
 		return err
 	}
 	i.world.keep(streams)
-	go func() {
-		for {
-			conn, err := streams.Accept()
-			if err != nil {
-				return
-			}
-			go tellCaller(conn)
-		}
-	}()
+	go serveStreams(streams, tellCaller)
 
-	web, err := i.Listen("tcp", netip.AddrPortFrom(WhoamiAddr, 80).String())
+	// The name servers have it too: names in SplitDomain are theirs.
+	web, err := i.Listen("tcp4", ":80")
 	if err != nil {
 		return err
 	}
@@ -87,9 +80,22 @@ func (i *Inet) serveWhoami() error {
 // tellCaller answers once at the start and then echoes lines, so that a kept connection can be
 // tried again.
 func tellCaller(conn net.Conn) {
-	defer conn.Close()
 	_, _ = fmt.Fprintln(conn, conn.RemoteAddr())
 	_, _ = io.Copy(conn, conn)
+}
+
+// serveStreams serves each connection, and closes it then, until the socket is closed.
+func serveStreams(streams net.Listener, serve func(net.Conn)) {
+	for {
+		conn, err := streams.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer conn.Close()
+			serve(conn)
+		}()
+	}
 }
 
 // serveDatagrams sends the answer to each datagram, until the socket is closed.

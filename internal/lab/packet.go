@@ -25,6 +25,8 @@ type Packet struct {
 	ICMPType         uint8      // of ICMP and ICMPv6, as is ICMPCode; 0 otherwise
 	ICMPCode         uint8
 	Size             int // of the whole frame
+
+	Frame []byte // for a filter only, which must not keep it
 }
 
 // IsARP tells whether the packet is ARP, which is there on any network.
@@ -61,6 +63,7 @@ func parsePacket(frame []byte) (Packet, bool) {
 		SrcMAC:    net.HardwareAddr(frame[6:12]).String(),
 		EtherType: binary.BigEndian.Uint16(frame[12:]),
 		Size:      len(frame),
+		Frame:     frame,
 	}
 	body := frame[ethernet:]
 	var payload []byte

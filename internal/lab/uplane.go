@@ -68,6 +68,11 @@ func (w *World) Install(bin string) (*Uplane, error) {
 // InstallDispatcher puts our NetworkManager dispatcher scripts into the host, which Install does only on a [Machine].
 func (u *Uplane) InstallDispatcher() error { return u.world.make("install-dispatcher") }
 
+// InstallManual puts manual pages and shell completions into the host, which are made in a folder.
+func (u *Uplane) InstallManual(dir string) error {
+	return u.world.make("install-manual", "BIN="+dir)
+}
+
 // make makes targets of the module's Makefile, with the host as the place for what is installed.
 func (w *World) make(args ...string) error {
 	root, err := moduleRoot()

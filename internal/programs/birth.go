@@ -33,7 +33,6 @@ type birth struct {
 	Bounding        uint64                 // capabilities
 	NoNewPrivileges bool
 	LoginUID        uint32
-	Switch          string   // the file that stands in for nsswitch.conf; empty: none
 	Control         []string // the folders of its control groups
 }
 
@@ -82,11 +81,6 @@ func (b *birth) become(tells io.Writer) error {
 	if err := enter.Join(b.Lane); err != nil {
 		return err
 	}
-	if b.Switch != "" {
-		if err := bind(b.Switch, hostSwitch); err != nil {
-			return err
-		}
-	}
 	if err := b.account(); err != nil {
 		return err
 	}
@@ -124,18 +118,6 @@ func mayBecome() error {
 		err = fmt.Errorf("with 1 in %s users can trace what becomes theirs, also what root starts for them", path)
 	}
 	return err
-}
-
-// bind puts a file over another, or over what that leads to.
-func bind(file, over string) error {
-	target, err := filepath.EvalSymlinks(over)
-	if err == nil {
-		err = unix.Mount(file, target, "", unix.MS_BIND, "")
-	}
-	if err != nil {
-		return fmt.Errorf("bind %s over %s: %w", file, over, err)
-	}
-	return nil
 }
 
 // account is whose it is, to the kernel's audit and to its killer of processes when memory is short.

@@ -114,10 +114,22 @@ func elsewhere(dir string, status []byte) error {
 		return fmt.Errorf("%w, and who asks has a filter of system calls", ErrElsewhere)
 	}
 	profile, err := os.ReadFile(dir + "attr/apparmor/current")
-	if err == nil && strings.HasSuffix(strings.TrimSpace(string(profile)), "(enforce)") {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.EINVAL) { // no AppArmor in this kernel, or at work
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("look at who asks: %w", err)
+	}
+	if !free(string(profile)) {
 		return fmt.Errorf("%w, and who asks is confined by AppArmor's profile %.80q", ErrElsewhere, strings.TrimSpace(string(profile)))
 	}
 	return nil
+}
+
+// free tells whether a profile of AppArmor's, as /proc names it with its mode, confines nothing.
+func free(profile string) bool {
+	profile = strings.TrimRight(profile, "\n\x00")
+	return profile == "unconfined" || strings.HasSuffix(profile, " (unconfined)") || strings.HasSuffix(profile, " (complain)")
 }
 
 // filters is how many filters of system calls a process has.

@@ -151,9 +151,6 @@ func (m *Manager) birth(lane string, c Caller, like likeness, socket string) (bi
 			b.Groups = append(b.Groups, g)
 		}
 	}
-	if _, err := os.Stat(hostSwitch); err == nil {
-		b.Switch = m.switchPath()
-	}
 	for _, l := range like.limits {
 		b.Limits[l.name] = unix.Rlimit{Cur: l.soft, Max: l.hard}
 	}

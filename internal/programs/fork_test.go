@@ -67,7 +67,7 @@ func FuzzControlGroups(f *testing.F) {
 
 // TestBirth: what a caller has reaches the program, and no more.
 func TestBirth(t *testing.T) {
-	m := &Manager{Runtime: "/run/uplane", Uplane: "/usr/bin/uplane"}
+	m := &Manager{Uplane: "/usr/bin/uplane"}
 	c := Caller{UID: 1000, PID: 7, Groups: []uint32{1000, 44, 42}}
 	like := likeness{
 		groups: []uint32{1000, 44}, nice: 5, bounding: 0x3fff, loginUID: 1001, noNewPrivileges: true, limits: []limit{{"CORE", 0, 1<<64 - 1}},
@@ -77,7 +77,7 @@ func TestBirth(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.Switch, b.Control = "", nil // this machine's
+	b.Control = nil // this machine's
 	want := birth{
 		Lane: "steam", Command: []string{"/usr/bin/uplane", "inside", "/tmp/uplane-run-1/socket", "1001"}, UID: 1000, GID: 1000, Groups: []uint32{44},
 		Umask: 0o27, Nice: 5, OOMScore: "3\n", Limits: map[string]unix.Rlimit{"CORE": {Cur: 0, Max: 1<<64 - 1}}, Bounding: 0x3fff, NoNewPrivileges: true, LoginUID: 1001,
@@ -107,18 +107,20 @@ func TestKeepers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, KeeperCommand), []byte("read x\n"), 0o644); err != nil {
-		t.Fatal(err)
-	}
 	for range 3 {
-		c := exec.Command(shell, KeeperCommand, "/tmp"+KeeperSocket+"1/socket", "0")
-		c.Dir = dir
+		c := exec.Command(shell, "-c", "printf "+KeeperName+" >/proc/$$/comm; echo; read x")
 		stdin, err := c.StdinPipe()
 		if err != nil {
 			t.Fatal(err)
 		}
+		stdout, err := c.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
 		if err := c.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := stdout.Read(make([]byte, 1)); err != nil {
 			t.Fatal(err)
 		}
 		defer func() {

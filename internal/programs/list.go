@@ -4,14 +4,14 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
 	"os"
 	"strconv"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"uplane/internal/enter"
 )
 
 // Everybody stands for all users.
@@ -22,14 +22,21 @@ type Program struct {
 	Lane     string
 	PID, UID uint32 // whose it is: the real user
 	Since    time.Time
-	Command  string // with its arguments
+	Name     string // what it, or who started it, calls it: 15 bytes at most
 
+	space  space
 	keeper bool // our own, which stands between "uplane run" and a program
 }
 
 // List returns what runs in a lane, or in all of lanes, of one user or of everybody, by process ID.
 func (m *Manager) List(lanes []string, uid uint32) ([]Program, error) {
-	all, err := m.scan(lanes, uid)
+	spaces := map[space]string{}
+	for _, lane := range lanes {
+		if s, err := spaceOf(lane); err == nil { // one that is down has none, one in error may have none
+			spaces[s] = lane
+		}
+	}
+	all, err := m.scan(spaces, uid)
 	out := []Program{}
 	for _, p := range all {
 		if !p.keeper {
@@ -40,24 +47,11 @@ func (m *Manager) List(lanes []string, uid uint32) ([]Program, error) {
 }
 
 // scan looks at every process of the machine, which costs some milliseconds: one at a time, so that who asks all day
-// has no more than one processor work for it. Namespaces are told apart by their inode.
-func (m *Manager) scan(lanes []string, uid uint32) ([]Program, error) {
+// has no more than one processor work for it. It reads nothing for which the kernel would wait for a process: of those,
+// the arguments are one, and a program can make that wait as long as it likes.
+func (m *Manager) scan(spaces map[space]string, uid uint32) ([]Program, error) {
 	m.scanning.Lock()
 	defer m.scanning.Unlock()
-	spaces := map[uint64]string{}
-	for _, lane := range lanes {
-		if err := check(lane); err != nil {
-			return nil, err
-		}
-		var st unix.Stat_t
-		switch err := unix.Stat(namespacePath(lane), &st); {
-		case errors.Is(err, fs.ErrNotExist): // down
-		case err != nil:
-			return nil, &os.PathError{Op: "stat", Path: namespacePath(lane), Err: err}
-		default:
-			spaces[st.Ino] = lane
-		}
-	}
 	if len(spaces) == 0 {
 		return nil, nil
 	}
@@ -75,20 +69,50 @@ func (m *Manager) scan(lanes []string, uid uint32) ([]Program, error) {
 		if err != nil || int(pid) == os.Getpid() {
 			continue // our threads go in and out of lanes
 		}
-		var st unix.Stat_t
-		if unix.Stat(fmt.Sprintf("/proc/%d/ns/net", pid), &st) != nil {
+		its, err := readSpace(fmt.Sprintf("/proc/%d/ns/net", pid))
+		if err != nil {
 			continue // it has gone, or is a zombie
 		}
-		lane, ok := spaces[st.Ino]
+		lane, ok := spaces[its]
 		if !ok {
 			continue
 		}
 		if p, err := describe(uint32(pid), uid, booted); err == nil {
-			p.Lane, p.keeper = lane, p.keeper && m.isUplane(uint32(pid))
+			p.Lane, p.space, p.keeper = lane, its, p.keeper && m.isUplane(uint32(pid))
 			out = append(out, p)
 		}
 	}
 	return out, nil
+}
+
+// space tells namespaces apart.
+type space struct{ device, inode uint64 }
+
+func readSpace(path string) (space, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return space{}, &os.PathError{Op: "stat", Path: path, Err: err}
+	}
+	return space{st.Dev, st.Ino}, nil
+}
+
+// spaceOf is a lane's namespace. Another that has got its name is not: what runs there is nobody's here, and may
+// be all that runs on the host.
+func spaceOf(lane string) (space, error) {
+	if err := check(lane); err != nil {
+		return space{}, err
+	}
+	before, err := readSpace(namespacePath(lane))
+	if err != nil {
+		return space{}, err
+	}
+	if err := enter.CheckLane(lane); err != nil {
+		return space{}, err
+	}
+	if after, err := readSpace(namespacePath(lane)); err != nil || after != before {
+		return space{}, fmt.Errorf("namespace %s is being made anew", lane)
+	}
+	return before, nil
 }
 
 func bootTime() (time.Time, error) {
@@ -143,16 +167,8 @@ func describe(pid, uid uint32, booted time.Time) (Program, error) {
 		return p, err
 	}
 	p.Since = booted.Add(time.Duration(started) * time.Second / ticks)
-	line, err := readCommand(dir + "cmdline")
-	if err != nil {
-		return p, err
-	}
-	argv := strings.Split(strings.TrimRight(string(line), "\x00"), "\x00")
-	p.keeper = len(argv) > 2 && argv[1] == KeeperCommand && strings.Contains(argv[2], KeeperSocket)
-	p.Command = clean(strings.Join(argv, " "))
-	if p.Command == "" {
-		p.Command = "[" + clean(field(status, "Name")) + "]"
-	}
+	p.Name = field(status, "Name")
+	p.keeper = p.Name == KeeperName
 	return p, nil
 }
 
@@ -163,19 +179,6 @@ func (m *Manager) isUplane(pid uint32) bool {
 	return err == nil && strings.TrimSuffix(path, " (deleted)") == m.Uplane
 }
 
-// maxArguments is what is read of a command, in bytes: enough to tell a keeper.
-const maxArguments = 4096
-
-// readCommand reads the beginning of a process's arguments. A process can make them as long as its memory.
-func readCommand(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	return io.ReadAll(io.LimitReader(f, maxArguments))
-}
-
 // KeeperCommand is the argument by which uplane becomes what "uplane run" has in the lane.
 const KeeperCommand = "inside"
 
@@ -184,22 +187,8 @@ func (m *Manager) keeper(like likeness, socket string) []string {
 	return []string{m.Uplane, KeeperCommand, socket, strconv.FormatUint(uint64(like.loginUID), 10)}
 }
 
+// KeeperName is what that calls itself, so that it is told from other processes of uplane's.
+const KeeperName = "uplane-keeper"
+
 // KeeperSocket begins the name of the folder with its socket.
 const KeeperSocket = "/uplane-run-"
-
-// maxCommand bounds a command in a list, in bytes: thousands of them may go over the bus.
-const maxCommand = 256
-
-// clean makes a line of text of what a program has made of its arguments.
-func clean(command string) string {
-	if len(command) > maxCommand {
-		command = command[:maxCommand]
-	}
-	command = strings.ToValidUTF8(command, "?")
-	return strings.TrimSpace(strings.Map(func(r rune) rune {
-		if r < ' ' || r >= 0x7f && r < 0xa0 {
-			return ' '
-		}
-		return r
-	}, command))
-}

@@ -25,8 +25,6 @@ const netnsDir = "/run/netns"
 
 // Manager starts, lists and ends programs.
 type Manager struct {
-	// Runtime is the daemon's own folder in /run.
-	Runtime string
 	// Uplane is the installed uplane, the only program that is ever started.
 	Uplane string
 	// Address is the bus; empty: the system bus.

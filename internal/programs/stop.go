@@ -2,33 +2,42 @@ package programs
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"slices"
+	"io/fs"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
+// keeperTime is how long a keeper has to tell how its program ended, before it is killed, too.
+const keeperTime = stopTimeout / 2
+
 // Stop ends what runs in a lane, of one user or of everybody: it asks, and after some
 // seconds it no longer does. It returns how many programs there were.
 func (m *Manager) Stop(ctx context.Context, lane string, uid uint32) (int, error) {
+	its, err := spaceOf(lane)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil // it is down
+	}
+	if err != nil {
+		return 0, err
+	}
 	asked := map[uint32]bool{}
 	programs := 0
 	deadline := time.Now().Add(stopTimeout)
 	for {
-		left, err := m.scan([]string{lane}, uid)
+		left, err := m.scan(map[space]string{its: lane}, uid)
 		if err != nil || len(left) == 0 {
 			return programs, err
 		}
 		late := time.Now().After(deadline)
-		// A keeper ends with its program, and tells how that ended; so it is not killed before.
-		keepers := !slices.ContainsFunc(left, func(p Program) bool { return !p.keeper })
 		if late && time.Since(deadline) > stopTimeout {
 			return programs, fmt.Errorf("%d programs in lane %s can't be ended, process %d among them", len(left), lane, left[0].PID)
 		}
 		for _, p := range left {
 			switch {
-			case late && p.keeper && !keepers:
+			case late && p.keeper && time.Since(deadline) < keeperTime:
 			case late:
 				p.signal(unix.SIGKILL)
 			case !asked[p.PID]:
@@ -64,10 +73,10 @@ func (p Program) signal(signals ...unix.Signal) {
 
 // still tells whether the process of that number still is the program.
 func (p Program) still() bool {
-	var lane, its unix.Stat_t
-	if unix.Stat(namespacePath(p.Lane), &lane) != nil || unix.Stat(fmt.Sprintf("/proc/%d/ns/net", p.PID), &its) != nil {
+	its, err := readSpace(fmt.Sprintf("/proc/%d/ns/net", p.PID))
+	if err != nil || its != p.space {
 		return false
 	}
 	uid, _, err := owner(p.PID)
-	return err == nil && lane.Ino == its.Ino && uid == p.UID
+	return err == nil && uid == p.UID
 }

@@ -14,8 +14,8 @@ import (
 	"github.com/godbus/dbus/v5"
 
 	"uplane/internal/enter"
+	"uplane/internal/view"
 	"uplane/internal/wire"
-	"uplane/policy"
 )
 
 // systemd's names on the bus.
@@ -47,6 +47,8 @@ const (
 	abandonTimeout = 2 * time.Second
 	// stopTimeout is how long a program that is asked to end may take.
 	stopTimeout = 5 * time.Second
+	// tellTimeout is for a keeper to tell how its program has ended.
+	tellTimeout = 2 * time.Second
 )
 
 // ErrTooMany refuses a user who has enough programs.
@@ -84,7 +86,7 @@ func (m *Manager) Run(ctx context.Context, lane string, caller Caller, socket st
 	if err != nil {
 		return "", err
 	}
-	if err := m.writeSwitch(); err != nil {
+	if err := view.Check(); err != nil {
 		return "", err
 	}
 	if !booted() {
@@ -126,15 +128,22 @@ func (m *Manager) properties(lane string, c Caller, like likeness, socket string
 		Flags    uint64
 	}
 	type tmpfs struct{ Path, Options string }
+	var binds []bind
+	for _, f := range view.Files(lane) {
+		if _, err := os.Lstat(f.Hosts); err != nil {
+			continue // systemd would make one on the host
+		}
+		binds = append(binds, bind{From: f.Lanes, To: f.Hosts})
+	}
+	var masks []tmpfs
+	for _, dir := range view.Masked {
+		masks = append(masks, tmpfs{dir, "ro"})
+	}
 
 	uid := strconv.Itoa(int(c.UID))
 	groups := make([]string, len(like.groups))
 	for i, g := range like.groups {
 		groups[i] = strconv.Itoa(int(g))
-	}
-	binds := []bind{{From: policy.ResolvConfPath(lane), To: "/etc/resolv.conf"}}
-	if _, err := os.Stat(hostSwitch); err == nil { // or systemd would make one on the host
-		binds = append(binds, bind{From: m.switchPath(), To: hostSwitch})
 	}
 	values := []struct {
 		name  string
@@ -151,8 +160,7 @@ func (m *Manager) properties(lane string, c Caller, like likeness, socket string
 
 		{"NetworkNamespacePath", namespacePath(lane)},
 		{"BindReadOnlyPaths", binds},
-		// What resolves names outside of the lane, and is asked first.
-		{"TemporaryFileSystem", []tmpfs{{"/run/nscd", "ro"}, {"/run/systemd/resolve", "ro"}}},
+		{"TemporaryFileSystem", masks},
 
 		{"Type", "exec"}, // started means executed
 		// A program may end and leave others behind: the unit lives as long as any of them.

@@ -14,11 +14,16 @@ import (
 	"golang.org/x/sys/unix"
 
 	"uplane/internal/enter"
+	"uplane/internal/programs"
 )
 
 // Keep is the half in the lane: it starts the program that the half at the other
 // end of the socket wants, and stays until it has ended. It returns its own exit code.
 func Keep(socket, login string, stderr io.Writer) int {
+	if err := os.WriteFile("/proc/self/comm", []byte(programs.KeeperName), 0); err != nil {
+		fmt.Fprintln(stderr, "uplane:", err)
+		return enter.ExitFailed
+	}
 	if err := logIn(login); err != nil {
 		fmt.Fprintln(stderr, "uplane:", err)
 		return enter.ExitFailed
@@ -38,12 +43,12 @@ func Keep(socket, login string, stderr io.Writer) int {
 	k := &keeper{conn: newConn(c), slave: -1}
 	defer k.conn.Close()
 	if err := k.start(); err != nil {
-		code := enter.ExitFailed
+		e := event{Error: err.Error(), Code: enter.ExitFailed}
 		var failure *enter.Failure
 		if errors.As(err, &failure) {
-			code = failure.Code
+			e.Code, e.Next = failure.Code, failure.Next
 		}
-		k.conn.send(event{Error: err.Error(), Code: code})
+		k.conn.send(e)
 		return 0
 	}
 	k.conn.send(event{})
@@ -111,7 +116,7 @@ func (k *keeper) start() error {
 	syscall.Umask(r.Umask)
 	command, environ := cooked(r.Command), cooked(r.Environ)
 	setPath(environ)
-	path, err := enter.Find(command[0])
+	path, err := enter.FindInLane(command)
 	if err != nil {
 		return err
 	}
@@ -220,10 +225,13 @@ func (k *keeper) signal(pid int, signals ...syscall.Signal) {
 // wait tells what becomes of the program, until it has ended.
 func (k *keeper) wait() {
 	for {
+		// First without taking note, for who has ended has a name only as long as nobody has.
+		_ = unix.Waitid(unix.P_PID, k.pid, nil, unix.WEXITED|unix.WSTOPPED|unix.WNOWAIT, nil)
+		name, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", k.pid))
 		var status unix.WaitStatus
-		_, err := unix.Wait4(k.pid, &status, unix.WUNTRACED, nil)
+		pid, err := unix.Wait4(k.pid, &status, unix.WUNTRACED|unix.WNOHANG, nil)
 		switch {
-		case errors.Is(err, unix.EINTR):
+		case errors.Is(err, unix.EINTR), err == nil && pid == 0: // or it goes on already
 		case err != nil:
 			return
 		case status.Stopped():
@@ -232,7 +240,7 @@ func (k *keeper) wait() {
 			k.ended.Store(true)
 			// What it has left behind shall not lose its terminal with us.
 			k.give(false)
-			e := event{Code: status.ExitStatus()}
+			e := event{Code: status.ExitStatus(), Name: strings.TrimSpace(string(name))}
 			if status.Signaled() {
 				e = event{Signal: status.Signal()}
 			}

@@ -28,12 +28,12 @@ import (
 // Starter has the keeper started in the lane, as this user. It comes to the socket.
 type Starter func(ctx context.Context, socket string) error
 
-// Run runs a command in a lane and returns its exit code. An error means that it
-// did not run.
-func Run(ctx context.Context, start Starter, lane string, command, environ []string) (code int, err error) {
+// Run runs a command in a lane and returns its exit code, and the name of the process that ended with it. An error
+// means that it did not run.
+func Run(ctx context.Context, start Starter, lane string, command, environ []string) (code int, name string, err error) {
 	p, err := prepare(lane, command, environ)
 	if err != nil {
-		return enter.ExitFailed, err
+		return enter.ExitFailed, "", err
 	}
 	defer p.close()
 	signal.Notify(p.signals, forwarded()...)
@@ -41,9 +41,9 @@ func Run(ctx context.Context, start Starter, lane string, command, environ []str
 	if err := p.start(ctx, start); err != nil {
 		var failure *enter.Failure
 		if errors.As(err, &failure) {
-			return failure.Code, err
+			return failure.Code, "", err
 		}
-		return enter.ExitFailed, err
+		return enter.ExitFailed, "", err
 	}
 	return p.follow()
 }
@@ -210,7 +210,7 @@ func (p *program) start(ctx context.Context, start Starter) error {
 	case !ok:
 		return errLost
 	case first.Error != "":
-		return &enter.Failure{Code: first.Code, Err: errors.New(first.Error)}
+		return &enter.Failure{Code: first.Code, Err: errors.New(first.Error), Next: first.Next}
 	}
 	if p.terminal != nil {
 		p.terminal.begin(p.request.Foreground)
@@ -232,7 +232,7 @@ func (p *program) listen() {
 }
 
 // follow stands for the program until it ends.
-func (p *program) follow() (code int, err error) {
+func (p *program) follow() (code int, name string, err error) {
 	for {
 		select {
 		case s := <-p.signals:
@@ -240,14 +240,14 @@ func (p *program) follow() (code int, err error) {
 		case e, ok := <-p.events:
 			switch {
 			case !ok:
-				return enter.ExitFailed, errLost
+				return enter.ExitFailed, "", errLost
 			case e.Stopped != 0:
 				p.suspend(e.Stopped)
 			default:
 				if p.terminal != nil {
 					p.terminal.end()
 				}
-				return ended(e), nil
+				return ended(e), e.Name, nil
 			}
 		}
 	}

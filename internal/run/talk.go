@@ -46,9 +46,11 @@ type order struct {
 // event is what the keeper tells. The first is empty, or an error.
 type event struct {
 	Error   string         // why the program does not run
+	Next    string         // what to do about that
 	Stopped syscall.Signal // by which it was stopped
 	Signal  syscall.Signal // by which it was ended
 	Code    int            // with which it ended
+	Name    string         // of what had become of it by then
 }
 
 // maxPassed is the kernel's SCM_MAX_FD.

@@ -11,6 +11,7 @@ import (
 	"sync"
 
 	"uplane/internal/state/safefile"
+	"uplane/internal/view"
 	"uplane/policy"
 )
 
@@ -57,6 +58,13 @@ func CheckUnit(name string) (string, error) {
 
 // DropIn is what makes a service run in a lane.
 func DropIn(unit, lane string) string {
+	var binds, masks []string
+	for _, f := range view.Files(lane) {
+		binds = append(binds, f.Lanes+":"+f.Hosts)
+	}
+	for _, dir := range view.Masked {
+		masks = append(masks, dir+":ro")
+	}
 	return fmt.Sprintf(`%[1]s%[2]s: %[3]s runs in this lane; "uplane adopt --undo %[3]s" removes it
 [Unit]
 # It starts only while the lane is up, and ends with it.
@@ -66,14 +74,14 @@ PartOf=%[4]s
 
 [Service]
 NetworkNamespacePath=/run/netns/%[2]s
-BindReadOnlyPaths=%[5]s:/etc/resolv.conf
-# What resolves names outside of the lane, and is asked first. The folders, not the sockets in them: a
+BindReadOnlyPaths=%[5]s
+# Where sockets are of what resolves names outside of the lane. The folders, not the sockets: a
 # service that restarts makes new ones.
-TemporaryFileSystem=/run/nscd:ro /run/systemd/resolve:ro
+TemporaryFileSystem=%[6]s
 
 [Install]
 WantedBy=%[4]s
-`, policy.FileTag, lane, unit, Target(lane), policy.ResolvConfPath(lane))
+`, policy.FileTag, lane, unit, Target(lane), strings.Join(binds, " "), strings.Join(masks, " "))
 }
 
 // Adopt writes the drop-in by which a service runs in a lane, in dir, and returns
