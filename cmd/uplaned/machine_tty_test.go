@@ -261,7 +261,7 @@ func (s *machineTest) jobOfLane(t *screen) {
 	t.types(ctrlZ)
 	t.shows("Stopped")
 	t.shows("> ")
-	if got := s.sh("ps -C cat -o stat="); !strings.HasPrefix(got, "T") {
+	if got := s.sh("ps -o stat= -p $(pgrep -u alice -x cat)"); !strings.HasPrefix(got, "T") {
 		s.Errorf("cat is %q, not stopped", got)
 	}
 	t.does("echo co''de $?; [ \"$before\" = \"$(stty -g)\" ] && echo sa''ne", "sane")

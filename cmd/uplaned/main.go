@@ -27,7 +27,13 @@ import (
 	"uplane/nm"
 )
 
-func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+func main() {
+	// The daemon itself starts this, for a user's program.
+	if len(os.Args) == 2 && os.Args[1] == programs.BirthCommand {
+		os.Exit(programs.Birth())
+	}
+	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+}
 
 type options struct {
 	engine.Paths

@@ -23,7 +23,6 @@ func TestRun(t *testing.T) {
 		test func(*site)
 	}{
 		{"exit codes", (*site).runExitCodes},
-		{"without systemd", (*site).runWithoutSystemd},
 		{"program", (*site).runProgram},
 		{"proxies", (*site).runProxies},
 		{"names", (*site).runNames},
@@ -93,11 +92,6 @@ func (s *site) runExitCodes() {
 			s.Errorf("%s: says %q", tt.script, r.err)
 		}
 	}
-}
-
-// runWithoutSystemd: nobody is there who could start a program for others than root.
-func (s *site) runWithoutSystemd() {
-	s.requireFailure(s.shTry(callManager+"Run ss steam /tmp/socket"), 1, "systemd does not run this machine, so only root can enter a lane")
 }
 
 // runProgram checks that a program has all that it has outside, but for the network.

@@ -58,6 +58,14 @@ func Run(lane string, command, environ []string) *Failure {
 	return CannotExec(path, syscall.Exec(path, command, environ))
 }
 
+// Join moves this thread, which has to be a locked one, into a lane: into its network and its own view of files.
+func Join(lane string) error {
+	if err := enterNetns(lane); err != nil {
+		return err
+	}
+	return view.Enter(lane)
+}
+
 // Find looks a program up by PATH, as a shell does.
 func Find(program string) (path string, err error) {
 	path, err = exec.LookPath(program)

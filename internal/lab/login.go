@@ -13,7 +13,7 @@ import (
 // login is as whom, and in which control group, programs start. By its control group systemd, logind
 // and polkit tell to which service or session a process belongs.
 type login struct {
-	cgroup     *os.File
+	cgroup     *os.File            // nil: this process's
 	credential *syscall.Credential // nil: root
 	home       string
 	env        []string // nil: as everywhere
@@ -33,8 +33,19 @@ func (l *login) admit(c *Cmd) {
 	if c.SysProcAttr == nil {
 		c.SysProcAttr = &syscall.SysProcAttr{}
 	}
-	c.SysProcAttr.UseCgroupFD, c.SysProcAttr.CgroupFD = true, int(l.cgroup.Fd())
+	if l.cgroup != nil {
+		c.SysProcAttr.UseCgroupFD, c.SysProcAttr.CgroupFD = true, int(l.cgroup.Fd())
+	}
 	c.SysProcAttr.Credential = l.credential
+}
+
+// User is a node from which programs start as an ordinary user, whose group has the same number, in a folder and an
+// environment. It is for hosts without systemd: see [Machine] for those with it.
+func (h *Host) User(name string, id uint32, home string, env ...string) *Node {
+	node := *h.Node
+	node.Name = name
+	node.login = &login{credential: &syscall.Credential{Uid: id, Gid: id}, home: home, env: env}
+	return &node
 }
 
 // logIn sets how programs of root, Alice and Bob start from now on: hers in the session that the

@@ -28,6 +28,7 @@ type likeness struct {
 	bounding        uint64 // the capabilities that it can ever have, as bits
 	loginUID        uint32 // whose login it comes from, for the kernel's audit; unset: none's
 	limits          []limit
+	rest            rest
 }
 
 // unset is the kernel's "nobody".
@@ -160,6 +161,9 @@ func (c Caller) look() (likeness, error) {
 		return l, err
 	}
 	l.noNewPrivileges = field(status, "NoNewPrivs") == "1"
+	if l.rest, err = readRest(dir, status); err != nil {
+		return l, fmt.Errorf("look at who asks: %w", err)
+	}
 	if l.bounding, err = strconv.ParseUint(field(status, "CapBnd"), 16, 64); err != nil {
 		return l, fmt.Errorf("look at who asks: capabilities: %w", err)
 	}

@@ -182,6 +182,11 @@ func (m *Manager) isUplane(pid uint32) bool {
 // KeeperCommand is the argument by which uplane becomes what "uplane run" has in the lane.
 const KeeperCommand = "inside"
 
+// keeper is the command of one.
+func (m *Manager) keeper(like likeness, socket string) []string {
+	return []string{m.Uplane, KeeperCommand, socket, strconv.FormatUint(uint64(like.loginUID), 10)}
+}
+
 // KeeperName is what that calls itself, so that it is told from other processes of uplane's.
 const KeeperName = "uplane-keeper"
 

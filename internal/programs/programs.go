@@ -2,7 +2,8 @@
 // who are not root: it has systemd start them, lists them and ends them.
 //
 // What root does here is little. It looks at who asks (caller.go), and has
-// systemd start uplane as that user in the lane's namespace (unit.go).
+// systemd start uplane as that user in the lane's namespace (unit.go). Where
+// there is no systemd the daemon does that itself (fork.go, birth.go).
 // Descriptors, environment and working directory of the caller never come here:
 // what "uplane run" has started is uplane again, which fetches them from its
 // other half, as the user (package inside).
@@ -24,13 +25,14 @@ const netnsDir = "/run/netns"
 
 // Manager starts, lists and ends programs.
 type Manager struct {
-	// Uplane is the installed uplane, the only program that systemd is ever told to start.
+	// Uplane is the installed uplane, the only program that is ever started.
 	Uplane string
 	// Address is the bus; empty: the system bus.
 	Address string
 
 	scanning sync.Mutex
 	starting queue
+	children children
 }
 
 func check(lane string) error { return policy.CheckLaneName(lane) }

@@ -56,10 +56,10 @@ var ErrTooMany = fmt.Errorf("%d programs that this user had started in lanes sti
 var ErrSocket = errors.New("no path for a socket")
 
 // ErrNoSystemd tells that nobody is there who could start a program.
-var ErrNoSystemd = errors.New("systemd does not run this machine, so only root can enter a lane")
+var ErrNoSystemd = errors.New("systemd runs this machine, and is not on the system bus")
 
-// Run has systemd start uplane in a lane as the caller, which then goes to the socket to hear what to run. It
-// returns the name of its unit once uplane has been executed.
+// Run has uplane started in a lane as the caller, which then goes to the socket to hear what to run. It returns once
+// uplane has been executed, with the name of its unit; where there is no systemd it has none.
 func (m *Manager) Run(ctx context.Context, lane string, caller Caller, socket string) (unit string, err error) {
 	if err := check(lane); err != nil {
 		return "", err
@@ -86,6 +86,9 @@ func (m *Manager) Run(ctx context.Context, lane string, caller Caller, socket st
 	}
 	if err := view.Check(); err != nil {
 		return "", err
+	}
+	if !booted() {
+		return "", m.fork(ctx, lane, caller, like, socket)
 	}
 	s, err := m.systemd(ctx)
 	if err != nil {
@@ -147,7 +150,7 @@ func (m *Manager) properties(lane string, c Caller, like likeness, socket string
 		// Of what a caller says, systemd's file of the unit has only what was checked: a line's end would begin another setting.
 		{"Description", fmt.Sprintf("uplane run in lane %s, for user %s", lane, uid)},
 		// Not ExecStartEx, which systemd 252 writes in a way that it can't read after a daemon-reload.
-		{"ExecStart", []exec{{m.Uplane, []string{m.Uplane, KeeperCommand, socket, strconv.FormatUint(uint64(like.loginUID), 10)}, false}}},
+		{"ExecStart", []exec{{m.Uplane, m.keeper(like, socket), false}}},
 		{"User", uid},
 		{"SupplementaryGroups", groups},
 		// Here logind and polkit know whose it is.

@@ -134,7 +134,7 @@ func (k *keeper) start() error {
 		}
 	}
 	if k.slave >= 0 {
-		// systemd has made this a session of its own, which takes the terminal for its.
+		// This was started as a session of its own, which takes the terminal for its.
 		if err := unix.IoctlSetInt(k.slave, unix.TIOCSCTTY, 0); err != nil {
 			return fmt.Errorf("take the terminal: %w", err)
 		}

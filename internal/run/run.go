@@ -1,7 +1,7 @@
 // Package run is "uplane run" for users who are not root, in two halves. One is
 // in the user's shell: it has the daemon start the other, and then stands
 // for the program, to whoever started it (this file), and to its terminal
-// (terminal.go). The other, the keeper, was started by systemd in the lane as the
+// (terminal.go). The other, the keeper, was started in the lane as the
 // same user: it makes of itself what the first was started as, starts the
 // program and stays its parent (keeper.go). They talk over a socket of the user's
 // (talk.go), so descriptors, environment and folders pass through nobody else's
