@@ -157,7 +157,7 @@ func (s *machineTest) runsWithGroups() {
 	waitFor(s.T, func() bool { return s.shTry("test -e /home/alice/ready").code == 0 }, "the shell has the group")
 	s.sh("gpasswd --delete alice dev")
 	fmt.Fprintln(stdin)
-	if err := c.Wait(); err != nil || !strings.Contains(out.String(), "7777") {
+	if err := c.Wait(); err != nil || out.String() != "7777 1000\n" {
 		s.Errorf("groups: %v: %q", err, out.String())
 	}
 	if got := s.may(s.m.Alice, "uplane run steam -- id -G"); got != "1000\n" {
@@ -284,6 +284,8 @@ func (s *machineTest) listsPrograms() {
 		return c
 	}
 	roots := start(s.m.Host.Node, "sleep 1001")
+	// A sandbox with a network of its own is no longer in the lane's, but in the unit.
+	s.may(s.m.Alice, "uplane run steam -- sh -c 'unshare --user --net sleep 1004 >/dev/null 2>&1 &'")
 	polite, deaf := start(s.m.Alice, "sleep 1002"), start(s.m.Alice, "sh -c 'trap \"\" TERM HUP; echo; while :; do sleep 0.1; done'")
 	s.may(s.m.Alice, "echo sleep 1003 >inside")
 	sham := start(s.m.Alice, "sh inside /uplane-run-1/socket 0") // as if it were uplane's own
@@ -315,6 +317,7 @@ func (s *machineTest) listsPrograms() {
 			s.Errorf("%v ends with %v, not %s", c.Args, err, code)
 		}
 	}
+	waitFor(s.T, func() bool { return s.shTry("pgrep -f '^sleep 1004'").code != 0 }, "the sandbox has ended")
 	t.shows("> ")
 	t.does("echo ba''ck", "back")
 	t.leave()

@@ -22,7 +22,8 @@ type Caller struct {
 
 // likeness is what a program has of its caller's process, though systemd starts it.
 type likeness struct {
-	groups          []uint32
+	gid             uint32
+	groups          []uint32 // gid among them
 	nice            int
 	noNewPrivileges bool
 	bounding        uint64 // the capabilities that it can ever have, as bits
@@ -157,7 +158,7 @@ func (c Caller) look() (likeness, error) {
 	if err != nil {
 		return l, fmt.Errorf("look at who asks: %w", err)
 	}
-	if l.groups, err = c.identify(status); err != nil {
+	if l.gid, l.groups, err = c.identify(status); err != nil {
 		return l, err
 	}
 	l.noNewPrivileges = field(status, "NoNewPrivs") == "1"
@@ -188,7 +189,7 @@ func (c Caller) look() (likeness, error) {
 	if status, err = os.ReadFile(dir + "status"); err != nil {
 		return l, fmt.Errorf("look at who asks: %w", err)
 	}
-	if _, err := c.identify(status); err != nil {
+	if _, _, err := c.identify(status); err != nil {
 		return l, err
 	}
 	// All of that was of one process, if it is still there.
@@ -211,15 +212,16 @@ func loginUID(dir string) (uint32, error) {
 	return uint32(uid), err
 }
 
-// identify returns the groups that a process has and the caller had, if it is the caller's user's and nobody else's.
-func (c Caller) identify(status []byte) (groups []uint32, err error) {
+// identify returns the groups that a process has and the caller had, and which is its own, if it is the caller's user's and
+// nobody else's.
+func (c Caller) identify(status []byte) (gid uint32, groups []uint32, err error) {
 	uid := strconv.Itoa(int(c.UID))
 	if got := strings.Fields(field(status, "Uid")); !slices.Equal(got, []string{uid, uid, uid, uid}) {
-		return nil, fmt.Errorf("process %d, which asked as user %s, is of users %v", c.PID, uid, got)
+		return 0, nil, fmt.Errorf("process %d, which asked as user %s, is of users %v", c.PID, uid, got)
 	}
 	gids := strings.Fields(field(status, "Gid"))
 	if len(gids) != 4 || len(slices.Compact(slices.Clone(gids))) != 1 {
-		return nil, fmt.Errorf("process %d, which asked, is of several groups at once: %v", c.PID, gids)
+		return 0, nil, fmt.Errorf("process %d, which asked, is of several groups at once: %v", c.PID, gids)
 	}
 	its := append(strings.Fields(field(status, "Groups")), gids[0])
 	for _, g := range c.Groups {
@@ -227,7 +229,11 @@ func (c Caller) identify(status []byte) (groups []uint32, err error) {
 			groups = append(groups, g)
 		}
 	}
-	return groups, nil
+	n, err := strconv.ParseUint(gids[0], 10, 32)
+	if err == nil && !slices.Contains(groups, uint32(n)) {
+		err = fmt.Errorf("process %d, which asked, is of group %d, and was not when it connected", c.PID, n)
+	}
+	return uint32(n), groups, err
 }
 
 // field is a line of /proc/PID/status.

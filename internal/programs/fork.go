@@ -25,19 +25,13 @@ func booted() bool {
 
 // rest is what else a program has of its caller that systemd doesn't start: with systemd that is a unit's, or a slice's.
 type rest struct {
-	gid      uint32
-	groups   []string // as numbers; gid need not be one of them
+	groups   []string // as numbers; the own one need not be among them
 	umask    int
 	oomScore string
 	control  string // its control groups, as /proc has them
 }
 
 func readRest(dir string, status []byte) (r rest, err error) {
-	gid, _, _ := strings.Cut(field(status, "Gid"), "\t")
-	n, err := strconv.ParseUint(gid, 10, 32)
-	if err != nil {
-		return r, fmt.Errorf("group: %w", err)
-	}
 	umask, err := strconv.ParseUint(field(status, "Umask"), 8, 32)
 	if err != nil {
 		return r, fmt.Errorf("umask: %w", err)
@@ -50,7 +44,7 @@ func readRest(dir string, status []byte) (r rest, err error) {
 	if err != nil {
 		return r, err
 	}
-	return rest{uint32(n), strings.Fields(field(status, "Groups")), int(umask), string(oomScore), string(control)}, nil
+	return rest{strings.Fields(field(status, "Groups")), int(umask), string(oomScore), string(control)}, nil
 }
 
 // fork starts uplane in a lane as the caller where there is no systemd, and returns once it has been executed.
@@ -137,12 +131,9 @@ func start() (process *os.Process, say, hear *os.File, err error) {
 
 // birth is what becomes of a caller's likeness.
 func (m *Manager) birth(lane string, c Caller, like likeness, socket string) (birth, error) {
-	if !slices.Contains(like.groups, like.rest.gid) {
-		return birth{}, fmt.Errorf("process %d, which asked, is of group %d, and was not when it connected", c.PID, like.rest.gid)
-	}
 	b := birth{
 		Lane: lane, Command: m.keeper(like, socket),
-		UID: c.UID, GID: like.rest.gid, Umask: like.rest.umask,
+		UID: c.UID, GID: like.gid, Umask: like.rest.umask,
 		Nice: like.nice, OOMScore: like.rest.oomScore, Limits: map[string]unix.Rlimit{},
 		Bounding: like.bounding, NoNewPrivileges: like.noNewPrivileges, LoginUID: like.loginUID,
 	}

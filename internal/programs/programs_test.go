@@ -29,7 +29,7 @@ func TestLimits(t *testing.T) {
 // TestProperties keeps what would break programs that work outside of lanes, and would not be noticed at once.
 func TestProperties(t *testing.T) {
 	m := &Manager{Uplane: "/usr/bin/uplane"}
-	all := m.properties("my-lane", Caller{UID: 1000, Groups: []uint32{1000, 44, 7}}, likeness{groups: []uint32{1000, 44}, nice: 5, bounding: 0x3fff, loginUID: 1001, limits: []limit{{"CORE", 0, 7}}}, "/tmp/uplane-run-1/socket")
+	all := m.properties("my-lane", Caller{UID: 1000, Groups: []uint32{1000, 44, 7}}, likeness{gid: 44, groups: []uint32{1000, 44}, nice: 5, bounding: 0x3fff, loginUID: 1001, limits: []limit{{"CORE", 0, 7}}}, "/tmp/uplane-run-1/socket")
 	have := map[string]string{}
 	for _, p := range all {
 		if _, twice := have[p.Name]; twice {
@@ -45,7 +45,7 @@ func TestProperties(t *testing.T) {
 	for name, want := range map[string]string{
 		"Description": `"uplane run in lane my-lane, for user 1000"`,
 		"ExecStart":   `[("/usr/bin/uplane", ["/usr/bin/uplane", "inside", "/tmp/uplane-run-1/socket", "1001"], false,)]`,
-		"User":        `"1000"`, "SupplementaryGroups": `["1000", "44"]`, "Slice": `"user-1000.slice"`, "NetworkNamespacePath": `"/run/netns/my-lane"`,
+		"User":        `"1000"`, "Group": `"44"`, "SupplementaryGroups": `["1000", "44"]`, "Slice": `"user-1000.slice"`, "NetworkNamespacePath": `"/run/netns/my-lane"`,
 		"NoNewPrivileges": "false", "CapabilityBoundingSet": "16383", "Nice": "5", "LimitCORE": "7", "LimitCORESoft": "0", "ExitType": `"cgroup"`,
 		"TemporaryFileSystem": `[("/run/nscd", "ro",), ("/run/systemd/resolve", "ro",), ("/run/avahi-daemon", "ro",)]`,
 		"BindReadOnlyPaths":   `[("/etc/netns/my-lane/resolv.conf", "/etc/resolv.conf", false, 0,), ("/etc/netns/my-lane/nsswitch.conf", "/etc/nsswitch.conf", false, 0,)]`,
@@ -55,6 +55,14 @@ func TestProperties(t *testing.T) {
 		}
 	}
 	a, b := unitName("my-lane", 1000), unitName("my-lane", 1000)
+	if uid, lane := unitOf(a); uid != "1000" || lane != "my-lane" {
+		t.Errorf("%s is of user %s in lane %s", a, uid, lane)
+	}
+	for _, odd := range []string{"", "uplane-run-", "uplane-run-1000.service", "uplane-run-1000-x.service", "sshd.service", "a-1000-b-c.service"} {
+		if _, lane := unitOf(odd); lane != "" {
+			t.Errorf("%q is in lane %q", odd, lane)
+		}
+	}
 	if a == b || !strings.HasPrefix(a, "uplane-run-1000-my-lane-") {
 		t.Errorf("units are named %s and %s", a, b)
 	}
@@ -75,7 +83,7 @@ func TestSocket(t *testing.T) {
 		}
 	}
 	m := &Manager{Uplane: "/usr/bin/uplane", Address: "unix:path=/nonexistent"}
-	me := Caller{UID: uint32(os.Getuid()), PID: uint32(os.Getpid())}
+	me := Caller{UID: uint32(os.Getuid()), PID: uint32(os.Getpid()), Groups: []uint32{uint32(os.Getgid())}}
 	for _, path := range hostilePaths {
 		if _, err := m.Run(context.Background(), "steam", me, path); !errors.Is(err, ErrSocket) {
 			t.Errorf("%q: %v", path, err)
@@ -116,7 +124,7 @@ func TestBeside(t *testing.T) {
 
 // TestLook refuses a process that is another user's, or has gone.
 func TestLook(t *testing.T) {
-	me := Caller{UID: uint32(os.Getuid()), PID: uint32(os.Getpid())}
+	me := Caller{UID: uint32(os.Getuid()), PID: uint32(os.Getpid()), Groups: []uint32{uint32(os.Getgid())}}
 	like, err := me.look()
 	if err != nil || len(like.limits) != len(limitNames) {
 		t.Errorf("this process: %+v, %v", like, err)
@@ -144,15 +152,15 @@ func TestIdentify(t *testing.T) {
 		{status(user, group, "44 99"), []uint32{1000, 44}},   // 99 it had not when it connected
 		{status(user, "44\t44\t44\t44", ""), []uint32{44}},
 	} {
-		if got, err := c.identify(tt.status); err != nil || !slices.Equal(got, tt.want) {
+		if gid, got, err := c.identify(tt.status); err != nil || !slices.Equal(got, tt.want) || !slices.Contains(got, gid) {
 			t.Errorf("%q: %v, %v", tt.status, got, err)
 		}
 	}
 	for _, bad := range [][]byte{
-		status("1000\t0\t0\t0", group, ""), status("1000\t1000\t0\t1000", group, ""), status("1000", group, ""), status(user, "", ""), nil,
+		status("1000\t0\t0\t0", group, ""), status("1000\t1000\t0\t1000", group, ""), status("1000", group, ""), status(user, "", ""), nil, status(user, "99\t99\t99\t99", "44"),
 		status(user, "1000\t42\t42\t42", "44"), status(user, "1000\t1000\t42\t1000", "44"), status(user, "1000\t1000\t1000\t42", "44"),
 	} {
-		if got, err := c.identify(bad); err == nil {
+		if _, got, err := c.identify(bad); err == nil {
 			t.Errorf("%q: groups %v", bad, got)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -28,6 +29,9 @@ func (m *Manager) Stop(ctx context.Context, lane string, uid uint32) (int, error
 	deadline := time.Now().Add(stopTimeout)
 	for {
 		left, err := m.scan(map[space]string{its: lane}, uid)
+		if err == nil && len(left) == 0 {
+			err = m.stopUnits(ctx, lane, uid)
+		}
 		if err != nil || len(left) == 0 {
 			return programs, err
 		}
@@ -54,6 +58,32 @@ func (m *Manager) Stop(ctx context.Context, lane string, uid uint32) (int, error
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
+}
+
+// stopUnits has systemd end what is left of programs: a sandbox with a network of its own is no longer in the lane's.
+func (m *Manager) stopUnits(ctx context.Context, lane string, uid uint32) error {
+	if !booted() {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
+	defer cancel()
+	s, err := m.systemd(ctx)
+	if err != nil {
+		return err
+	}
+	defer s.conn.Close()
+	units, err := s.units(ctx, unitPrefix+"*"+unitSuffix)
+	if err != nil {
+		return err
+	}
+	for _, unit := range units {
+		if owner, its := unitOf(unit); its == lane && (uid == Everybody || owner == strconv.Itoa(int(uid))) {
+			if err := s.call(ctx, "StopUnit", unit, "replace").Err; err != nil && !isError(err, systemdName+".NoSuchUnit") {
+				return fmt.Errorf("have systemd end %s: %w", unit, err)
+			}
+		}
+	}
+	return nil
 }
 
 // signal sends signals to the program, and to no other that has its number by now.

@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/godbus/dbus/v5"
@@ -111,6 +113,17 @@ func unitName(lane string, uid uint32) string {
 	return fmt.Sprintf("%s%d-%s-%s%s", unitPrefix, uid, lane, hex.EncodeToString(random[:]), unitSuffix)
 }
 
+// unitOf is the user and the lane of such a unit, as they are in its name.
+func unitOf(unit string) (uid, lane string) {
+	name, ok := strings.CutPrefix(strings.TrimSuffix(unit, unitSuffix), unitPrefix)
+	uid, name, _ = strings.Cut(name, "-")
+	end := strings.LastIndexByte(name, '-')
+	if !ok || end < 0 {
+		return "", ""
+	}
+	return uid, name[:end]
+}
+
 // properties are the unit's. It must not have PrivateTmp, PrivateUsers or
 // RestrictNamespaces: programs with windows and those that make sandboxes of their own
 // live on what these take away.
@@ -152,6 +165,7 @@ func (m *Manager) properties(lane string, c Caller, like likeness, socket string
 		// Not ExecStartEx, which systemd 252 writes in a way that it can't read after a daemon-reload.
 		{"ExecStart", []exec{{m.Uplane, m.keeper(like, socket), false}}},
 		{"User", uid},
+		{"Group", strconv.Itoa(int(like.gid))},
 		{"SupplementaryGroups", groups},
 		// Here logind and polkit know whose it is.
 		{"Slice", "user-" + uid + ".slice"},
@@ -209,21 +223,37 @@ func (s starter) call(ctx context.Context, method string, args ...any) *dbus.Cal
 	return s.systemd.CallWithContext(ctx, systemdManager+"."+method, dbus.FlagNoAutoStart, args...)
 }
 
-// bounded refuses a user who has too many programs: each costs process 1 something.
+// bounded refuses a user who has too many programs: each costs process 1 something. Some may start at a time, so it may be
+// a few more.
 func (s starter) bounded(ctx context.Context, uid uint32) error {
-	var units [][]any
-	pattern := fmt.Sprintf("%s%d-*%s", unitPrefix, uid, unitSuffix)
-	err := s.call(ctx, "ListUnitsByPatterns", []string{}, []string{pattern}).Store(&units)
-	var derr dbus.Error
-	switch {
-	case errors.As(err, &derr) && (derr.Name == "org.freedesktop.DBus.Error.ServiceUnknown" || derr.Name == "org.freedesktop.DBus.Error.NameHasNoOwner"):
-		return ErrNoSystemd
-	case err != nil:
-		return fmt.Errorf("ask systemd what runs: %w", err)
-	case len(units) >= maxUnits:
+	units, err := s.units(ctx, fmt.Sprintf("%s%d-*%s", unitPrefix, uid, unitSuffix))
+	if err == nil && len(units) >= maxUnits {
 		return ErrTooMany
 	}
-	return nil
+	return err
+}
+
+// units are the names of units that a pattern matches.
+func (s starter) units(ctx context.Context, pattern string) (names []string, err error) {
+	var units [][]any
+	err = s.call(ctx, "ListUnitsByPatterns", []string{}, []string{pattern}).Store(&units)
+	if isError(err, "org.freedesktop.DBus.Error.ServiceUnknown", "org.freedesktop.DBus.Error.NameHasNoOwner") {
+		return nil, ErrNoSystemd
+	}
+	if err != nil {
+		return nil, fmt.Errorf("ask systemd what runs: %w", err)
+	}
+	for _, u := range units {
+		name, _ := u[0].(string)
+		names = append(names, name)
+	}
+	return names, nil
+}
+
+// isError tells whether it is one of the bus's errors of these names.
+func isError(err error, names ...string) bool {
+	var derr dbus.Error
+	return errors.As(err, &derr) && slices.Contains(names, derr.Name)
 }
 
 // start starts a unit and waits until its program has been executed.
