@@ -13,7 +13,6 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"uplane/internal/view"
@@ -134,24 +133,6 @@ func enterNetns(lane string) error {
 		return &os.PathError{Op: "enter namespace", Path: path, Err: err}
 	}
 	return checkTag(lane)
-}
-
-// InLane tells whether this process is in a lane; in doubt it is.
-func InLane() bool {
-	lo, err := netlink.LinkByName("lo")
-	return err != nil || strings.HasPrefix(lo.Attrs().Alias, policy.AliasPrefix)
-}
-
-// checkTag returns nil if this thread's namespace carries the lane's tag.
-func checkTag(lane string) error {
-	lo, err := netlink.LinkByName("lo")
-	if err != nil {
-		return fmt.Errorf("look at lo in namespace %s: %w", lane, err)
-	}
-	if lo.Attrs().Alias != policy.AliasPrefix+lane {
-		return fmt.Errorf("namespace %s exists, but it is no lane", lane)
-	}
-	return nil
 }
 
 // CheckLane returns nil if the namespace of a lane's name is the lane's: somebody else may have made it, and then the

@@ -3,10 +3,10 @@ package enter
 import (
 	"bytes"
 	"fmt"
-	"io"
-	"os"
 	"path/filepath"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // FindInLane looks a command's program up, and refuses one that would not be in the lane with all that belongs to it.
@@ -38,13 +38,8 @@ func isSnap(path string, args []string) bool {
 			return true
 		}
 	}
-	f, err := os.Open(path)
-	if err != nil {
-		return false // it shows when it is executed
-	}
-	defer f.Close()
-	text, _ := io.ReadAll(io.LimitReader(f, maxScript))
-	if !bytes.HasPrefix(text, []byte("#!")) {
+	text, ok := bytes.CutPrefix(begin(path), []byte("#!"))
+	if !ok {
 		return false
 	}
 	for line := range bytes.Lines(text) {
@@ -59,6 +54,18 @@ func isSnap(path string, args []string) bool {
 		}
 	}
 	return false
+}
+
+// begin is how a file begins; one that can't be read shows when it is executed. Without os.File, which has Go's runtime start threads.
+func begin(path string) []byte {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil
+	}
+	defer unix.Close(fd)
+	text := make([]byte, maxScript)
+	n, _ := unix.Read(fd, text)
+	return text[:max(n, 0)]
 }
 
 // maxScript is the most that is read of a script, in bytes: those that only stand in for a snap are short.
