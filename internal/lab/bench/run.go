@@ -24,7 +24,8 @@ func runInLane(b *bench) (section, error) {
 		how: fmt.Sprintf(`Runs of "true", %d each, in turns with %v between them, from fork to exit, on booted Debians. Before that each contender
 had to run a program that left by the Wi-Fi. Not all of them do the same:
 
-- **nsenter** enters the lane and does nothing else.
+- **nsenter** enters the lane and does nothing else. With **unshare** the program has mounts of its own besides, without which it can't have
+  another resolv.conf than the host; that is the least that a lane takes.
 - **uplane run** gives the program the lane's resolv.conf, masks host-wide resolvers, and leaves /sys as it is. A user's starts in a
   unit of systemd's, after polkit has been asked, and it is ready when the program has ended, as a shell wants it.
 - **ip netns exec** binds resolv.conf and mounts /sys anew. It is root's.
@@ -75,6 +76,7 @@ func (b *bench) runOn(release lab.Debian, s *section) error {
 	roots := []*runner{
 		{name: "nsenter --net", prefix: words("nsenter --net=/run/netns/steam --")},
 		{name: "uplane run", prefix: uplane},
+		{name: "nsenter --net unshare --mount", prefix: words("nsenter --net=/run/netns/steam unshare --mount --")},
 		{name: "ip netns exec", prefix: words("ip netns exec steam")},
 		{name: "firejail --netns", prefix: firejail},
 		{name: "pasta --outbound-if4", prefix: pasta},
