@@ -60,5 +60,5 @@ func notify(icon, title, text string) error {
 	}
 	const name = "org.freedesktop.Notifications"
 	return conn.Object(name, "/org/freedesktop/Notifications").CallWithContext(ctx, name+".Notify", 0,
-		"Uplane", uint32(0), icon, title, plainText.Replace(text), []string{}, map[string]dbus.Variant{}, int32(-1)).Err
+		"Uplane", uint32(0), icon, title, plainText.Replace(strings.ToValidUTF8(text, "?")), []string{}, map[string]dbus.Variant{}, int32(-1)).Err
 }

@@ -101,7 +101,9 @@ precmd_functions+=(_uplane_prompt)
 
 // zshFolder makes a folder of its own for the shell's first file, for zsh has no option for one.
 func zshFolder() (dir string, err error) {
-	dir, err = os.MkdirTemp(os.Getenv("XDG_RUNTIME_DIR"), "uplane-zsh-")
+	if dir, err = os.MkdirTemp(os.Getenv("XDG_RUNTIME_DIR"), "uplane-zsh-"); err != nil {
+		dir, err = os.MkdirTemp("", "uplane-zsh-") // that was another user's, as after su
+	}
 	if err == nil {
 		err = os.WriteFile(filepath.Join(dir, ".zshenv"), []byte(zshPrompt), 0o600)
 	}

@@ -254,6 +254,9 @@ func (s *machineTest) runsFlatpak() {
 		return strings.Contains(s.shTry("cat /run/user/1000/.flatpak-helper/monitor/resolv.conf").out, "203.0.113.99")
 	}, "the helper has the host's new resolv.conf")
 	s.sh("mv /tmp/resolv.conf /etc/resolv.conf")
+	waitFor(s.T, func() bool {
+		return strings.Contains(s.shTry("cat /run/user/1000/.flatpak-helper/monitor/resolv.conf").out, lab.WireDNS.String())
+	}, "the helper has the host's own resolv.conf again")
 	s.may(s.m.Alice, "touch look")
 	waitFor(s.T, func() bool { return s.shTry("test -s /home/alice/saw").code == 0 }, "the sandbox has looked")
 	if got := s.sh("cat /home/alice/saw"); !strings.Contains(got, lab.WifiDNS.String()) || strings.Contains(got, "203.0.113.99") {

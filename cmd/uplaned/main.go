@@ -23,7 +23,6 @@ import (
 	"uplane/internal/state"
 	"uplane/internal/units"
 	"uplane/internal/version"
-	"uplane/internal/view"
 	"uplane/nm"
 )
 
@@ -106,7 +105,8 @@ func serve(o options, stderr io.Writer) error {
 		return err
 	}
 	defer eng.Close()
-	server = bus.NewServer(bus.Options{Manager: manager{eng.Loop, &programs.Manager{Uplane: programs.Beside(self)}}, Log: log, Resumed: func() {
+	running := &programs.Manager{Uplane: programs.Beside(self)}
+	server = bus.NewServer(bus.Options{Manager: manager{eng.Loop, running}, Log: log, Resumed: func() {
 		// Nobody heard what happened to the kernel while the machine slept.
 		log.Info("woken up from sleep; looking at everything again")
 		eng.Resync()
@@ -118,7 +118,7 @@ func serve(o options, stderr io.Writer) error {
 	group.Go(func() error { return eng.Follow(gctx) })
 	group.Go(func() error { return server.Run(gctx) })
 	group.Go(func() error { return targets.Run(gctx) })
-	group.Go(func() error { return view.Follow(gctx, log) })
+	group.Go(func() error { return running.Follow(gctx, log) })
 	group.Go(func() error { service.run(gctx, server.Tried()); return nil })
 	err = group.Wait()
 	if ctx.Err() != nil {

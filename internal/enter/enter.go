@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"uplane/internal/thread"
 	"uplane/internal/view"
 	"uplane/policy"
 )
@@ -138,12 +139,7 @@ func enterNetns(lane string) error {
 // CheckLane returns nil if the namespace of a lane's name is the lane's: somebody else may have made it, and then the
 // lane is in error.
 func CheckLane(lane string) error {
-	result := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread has entered the namespace, and ends with the goroutine
-		result <- enterNetns(lane)
-	}()
-	return <-result
+	return thread.Run(func() error { return enterNetns(lane) })
 }
 
 // CheckInside returns nil if this process was started in the lane: a name may have got another namespace in the meantime.

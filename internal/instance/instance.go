@@ -84,8 +84,22 @@ func (p Program) Before(strict bool) *enter.Failure {
 	return p.may(p.look(""))
 }
 
-// look looks at those to which a program of the name may hand over.
+// lookTime is how long a look may take: the kernel waits for a process to tell its arguments.
+const lookTime = time.Second
+
+// look looks at those to which a program of the name may hand over. One that keeps us waiting has them all unseen.
 func (p Program) look(name string) []Process {
+	found := make(chan []Process, 1)
+	go func() { found <- p.search(name) }()
+	select {
+	case all := <-found:
+		return all
+	case <-time.After(lookTime):
+		return nil
+	}
+}
+
+func (p Program) search(name string) []Process {
 	switch {
 	case p.app != "":
 		return lookFlatpak(p.app)

@@ -124,7 +124,11 @@ var windowLibraries = []string{"/libX11.so", "/libxcb.so", "/libwayland-client.s
 
 // instances are the numbers of those that Flatpak has written down.
 func instances(app string) (pids []int) {
-	infos, _ := filepath.Glob(filepath.Join(os.Getenv("XDG_RUNTIME_DIR"), ".flatpak", "*", "info"))
+	runtime := os.Getenv("XDG_RUNTIME_DIR")
+	if !filepath.IsAbs(runtime) {
+		return nil
+	}
+	infos, _ := filepath.Glob(filepath.Join(runtime, ".flatpak", "*", "info"))
 	for _, info := range infos {
 		text, err := os.ReadFile(info)
 		if err != nil || !slices.Contains(strings.Split(string(text), "\n"), "name="+app) {

@@ -6,13 +6,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"uplane/internal/thread"
 	"uplane/policy"
 )
 
@@ -212,7 +212,7 @@ func addNetns(name string) error {
 	if err := createFile(path, policy.FileTag+name+"\n", 0o444); err != nil {
 		return err
 	}
-	err := onNewThread(func() error {
+	err := thread.Run(func() error {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return fmt.Errorf("unshare: %w", err)
 		}
@@ -243,17 +243,6 @@ func addNetns(name string) error {
 		os.Remove(path)
 	}
 	return err
-}
-
-// onNewThread runs f on a thread that ends with it, as f leaves the thread in
-// another namespace.
-func onNewThread(f func() error) error {
-	result := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread dies with the goroutine
-		result <- f()
-	}()
-	return <-result
 }
 
 // prepareNetnsDir makes /run/netns a shared mount, as "ip netns add" does:

@@ -13,6 +13,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"uplane/internal/thread"
 )
 
 // Cmd is an [exec.Cmd] that starts in a node. Its process is a child of this one, so signals sent
@@ -50,7 +52,7 @@ func (c *Cmd) Start() error {
 	}
 	return c.node.world.spawn(c, func() error {
 		// A child is born into the namespaces of the thread that forks it.
-		return onThread(func() error {
+		return thread.Run(func() error {
 			if err := c.node.place.enter(c.node.ns); err != nil {
 				return err
 			}

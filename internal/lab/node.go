@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"uplane/internal/thread"
 )
 
 // Node is a network namespace of a world. The programs started in it see the host's files and
@@ -30,7 +32,7 @@ func (n *Node) Netns() string {
 // Do runs fn on an OS thread in the node's network namespace; the file system stays this process's.
 // Goroutines that fn starts run outside. fn must not call Fatal or Skip of a test.
 func (n *Node) Do(fn func() error) error {
-	return onThread(func() error {
+	return thread.Run(func() error {
 		if err := setns(n.ns, unix.CLONE_NEWNET); err != nil {
 			return err
 		}

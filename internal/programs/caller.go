@@ -85,26 +85,29 @@ var ErrElsewhere = errors.New("a lane's program runs among the host's own files 
 
 // spaces are the namespaces that a caller shares with us, and what it is in otherwise.
 var spaces = []struct{ name, elsewhere string }{
-	{"ns/user", "a user namespace, such as a container's or a sandbox's"},
-	{"ns/mnt", "a mount namespace, such as a container's, a sandbox's or a lane's"},
-	{"ns/net", "a network namespace, such as a container's or a lane's"},
-	{"root", "a folder that it has as its root, by chroot"},
+	{"user", "a user namespace, such as a container's or a sandbox's"},
+	{"mnt", "a mount namespace, such as a container's, a sandbox's or a lane's"},
+	{"net", "a network namespace, such as a container's or a lane's"},
 }
 
 // elsewhere returns an error if a process, by its folder in /proc, is not where we are.
 func elsewhere(dir string, status []byte) error {
 	for _, space := range spaces {
-		ours, err := os.Stat("/proc/thread-self/" + space.name) // another thread may be in a lane
+		ours, err := os.Stat("/proc/thread-self/ns/" + space.name) // another thread may be in a lane
 		if err != nil {
 			return err
 		}
-		theirs, err := os.Stat(dir + space.name)
+		theirs, err := os.Stat(dir + "ns/" + space.name)
 		if err != nil {
 			return fmt.Errorf("look at who asks: %w", err)
 		}
 		if !os.SameFile(ours, theirs) {
 			return fmt.Errorf("%w, and who asks is in %s", ErrElsewhere, space.elsewhere)
 		}
+	}
+	// Not by a look at the folder itself, which may be on a file system of the caller's that answers when it likes.
+	if root, err := os.Readlink(dir + "root"); err != nil || root != "/" {
+		return errors.Join(fmt.Errorf("%w, and who asks is in a folder that it has as its root, by chroot", ErrElsewhere), err)
 	}
 	// Programs begin with what the first process has: in a container that is a filter, too.
 	first, err := os.ReadFile("/proc/1/status")

@@ -83,6 +83,7 @@ func (m *Manager) fork(ctx context.Context, lane string, c Caller, like likeness
 	say.Close()
 	answer, err := io.ReadAll(hear)
 	if !stop() {
+		_ = process.Kill() // who has begun to, may not have yet
 		return fmt.Errorf("start it: %w", context.Cause(ctx))
 	}
 	why, begins := strings.CutPrefix(string(answer), executing)

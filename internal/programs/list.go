@@ -55,7 +55,7 @@ func (m *Manager) scan(spaces map[space]string, uid uint32) ([]Program, error) {
 	if len(spaces) == 0 {
 		return nil, nil
 	}
-	booted, err := bootTime()
+	bootedAt, err := bootTime()
 	if err != nil {
 		return nil, err
 	}
@@ -77,7 +77,7 @@ func (m *Manager) scan(spaces map[space]string, uid uint32) ([]Program, error) {
 		if !ok {
 			continue
 		}
-		if p, err := describe(uint32(pid), uid, booted); err == nil {
+		if p, err := describe(uint32(pid), uid, bootedAt); err == nil {
 			p.Lane, p.space, p.keeper = lane, its, p.keeper && m.isUplane(uint32(pid))
 			out = append(out, p)
 		}
@@ -141,7 +141,7 @@ func owner(pid uint32) (uid uint32, status []byte, err error) {
 }
 
 // describe looks at a process of a user, or of anybody. Of others' it reads nothing but whose they are.
-func describe(pid, uid uint32, booted time.Time) (Program, error) {
+func describe(pid, uid uint32, bootedAt time.Time) (Program, error) {
 	p := Program{PID: pid}
 	dir := fmt.Sprintf("/proc/%d/", pid)
 	owner, status, err := owner(pid)
@@ -166,7 +166,7 @@ func describe(pid, uid uint32, booted time.Time) (Program, error) {
 	if err != nil {
 		return p, err
 	}
-	p.Since = booted.Add(time.Duration(started) * time.Second / ticks)
+	p.Since = bootedAt.Add(time.Duration(started) * time.Second / ticks)
 	p.Name = field(status, "Name")
 	p.keeper = p.Name == KeeperName
 	return p, nil

@@ -65,15 +65,29 @@ func Enter(lane string) error {
 	return nil
 }
 
-// bind puts the lane's file over the host's. Where that is a link it covers the link itself, which may
-// lead nowhere. One that the host has not is left out: the C library does without.
+// bind puts the lane's file over the host's.
 func (f File) bind() error {
-	tree, err := unix.OpenTree(unix.AT_FDCWD, f.Lanes, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	tree, err := f.Open()
 	if err != nil {
-		return &os.PathError{Op: "open", Path: f.Lanes, Err: err}
+		return err
 	}
 	defer unix.Close(tree)
-	err = unix.MoveMount(tree, "", unix.AT_FDCWD, f.Hosts, unix.MOVE_MOUNT_F_EMPTY_PATH)
+	return f.Mount(tree)
+}
+
+// Open returns a descriptor of the lane's file as a mount that is nowhere yet.
+func (f File) Open() (tree int, err error) {
+	tree, err = unix.OpenTree(unix.AT_FDCWD, f.Lanes, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return -1, &os.PathError{Op: "open", Path: f.Lanes, Err: err}
+	}
+	return tree, nil
+}
+
+// Mount puts what Open has returned over the host's file, in this thread's mount namespace. Where that is a link it covers
+// the link itself, which may lead nowhere. One that the host has not is left out: the C library does without.
+func (f File) Mount(tree int) error {
+	err := unix.MoveMount(tree, "", unix.AT_FDCWD, f.Hosts, unix.MOVE_MOUNT_F_EMPTY_PATH)
 	if err != nil && err != unix.ENOENT {
 		return fmt.Errorf("bind %s over %s: %w", f.Lanes, f.Hosts, err)
 	}
