@@ -103,8 +103,11 @@ func (s *machineTest) runsWithExitCodes() {
 	}
 }
 
-// likeness is what a program has from whoever started it. (The C library's posix_spawn, as make uses it, ignores signals 32 and 33.)
-const likeness = `id; umask; pwd; pwd -P; nice; cat /proc/self/limits; env | sort; grep -E "Sig(Blk|Ign)|NoNewPrivs|Cap(Prm|Eff|Bnd|Amb)" /proc/self/status | sed -E "s/^(SigIgn:.{8})../\1__/"
+// sameSignals, for sed, takes signals 32 and 33 out of those that are ignored: the C library's posix_spawn, as make uses it, ignores them.
+const sameSignals = `s/^(SigIgn:.{8})../\1__/`
+
+// likeness is what a program has from whoever started it.
+const likeness = `id; umask; pwd; pwd -P; nice; cat /proc/self/limits; env | sort; grep -E "Sig(Blk|Ign)|NoNewPrivs|Cap(Prm|Eff|Bnd|Amb)" /proc/self/status | sed -E "` + sameSignals + `"
 	cat /proc/self/loginuid; readlink /proc/self/ns/user /proc/self/ns/pid /proc/self/ns/ipc; ls /tmp /run/user/1000; stat -c "%a %u" /dev/shm /sys/fs/cgroup; ls /proc/self/fd`
 
 func (s *machineTest) runsLikeItsCaller() {

@@ -92,7 +92,7 @@ func (t *screen) types(text string) {
 // shows waits until the screen shows something that it had not before.
 func (t *screen) shows(text string) {
 	t.s.Helper()
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		t.mu.Lock()
 		at := strings.Index(t.said[t.seen:], text)
 		if at >= 0 {
