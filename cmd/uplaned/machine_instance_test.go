@@ -253,8 +253,8 @@ func (s *machineTest) runsFlatpak() {
 	waitFor(s.T, func() bool {
 		return strings.Contains(s.shTry("cat /run/user/1000/.flatpak-helper/monitor/resolv.conf").out, "203.0.113.99")
 	}, "the helper has the host's new resolv.conf")
-	s.sh("mv /tmp/resolv.conf /etc/resolv.conf")
 	waitFor(s.T, func() bool {
+		s.sh("cp /tmp/resolv.conf /etc/resolv.conf.new; mv /etc/resolv.conf.new /etc/resolv.conf; sleep 1") // it may miss one of two
 		return strings.Contains(s.shTry("cat /run/user/1000/.flatpak-helper/monitor/resolv.conf").out, lab.WireDNS.String())
 	}, "the helper has the host's own resolv.conf again")
 	s.may(s.m.Alice, "touch look")
