@@ -321,7 +321,9 @@ func (s *machineTest) listsPrograms() {
 		}
 	}
 	// Without systemd nobody knows whose it is.
-	waitFor(s.T, func() bool { return s.shTry("[ -d /run/systemd/system ] || pkill -f '^sleep 1004'; pgrep -f '^sleep 1004'").code != 0 }, "the sandbox has ended")
+	waitFor(s.T, func() bool {
+		return s.shTry("[ -d /run/systemd/system ] || pkill -f '^sleep 1004'; pgrep -f '^sleep 1004'").code != 0
+	}, "the sandbox has ended")
 	t.shows("> ")
 	t.does("echo ba''ck", "back")
 	t.leave()
