@@ -190,13 +190,12 @@ func (s *machineTest) handsOverUnknown() {
 func (s *machineTest) handsOverTmux() {
 	s.may(s.m.Alice, "tmux new-session -d 'sleep 3010'")
 	s.tells("uplane run steam -- tmux new-session -d 'sleep 3011'", 0, "uplane: run: tmux leaves its work to process ", "(tmux: server), which runs outside of lane steam", "tmux -L steam\n")
-	if s.inLane("sleep 3011") != "no" {
-		s.Error("tmux has a server outside, and yet its program is not")
-	}
+	waitFor(s.T, func() bool { return s.inLane("sleep 3011") == "no" }, "what tmux has a server outside do is there")
 	s.tells("uplane run --strict steam -- tmux new-session -d 'sleep 3012'", 125, "uplane: run: tmux leaves its work to process ")
 	s.tells("uplane run --strict steam -- tmux -L steam new-session -d 'sleep 3013'", 0)
-	if s.inLane("sleep 3012") != "" || s.inLane("sleep 3013") != "yes" {
-		s.Error("tmux with a server in the lane")
+	waitFor(s.T, func() bool { return s.inLane("sleep 3013") == "yes" }, "tmux has a server in the lane")
+	if s.inLane("sleep 3012") != "" {
+		s.Error("what was refused runs")
 	}
 	s.endsAll("'tmux: server'")
 }
@@ -205,8 +204,9 @@ func (s *machineTest) hasSystemdRun() {
 	const words = "uplane: run: systemd-run has its work done by systemd, outside of lane steam"
 	s.tells("uplane run steam -- systemd-run --user --quiet sleep 3020", 0, words)
 	s.tells("uplane run --strict steam -- systemd-run --user --quiet sleep 3021", 125, words)
-	if s.inLane("/usr/bin/sleep 3020") != "no" || s.inLane("/usr/bin/sleep 3021") != "" {
-		s.Error("systemd-run in a lane")
+	waitFor(s.T, func() bool { return s.inLane("/usr/bin/sleep 3020") == "no" }, "what systemd-run has systemd do is outside")
+	if s.inLane("/usr/bin/sleep 3021") != "" {
+		s.Error("what was refused runs")
 	}
 	s.tells("uplane run --strict steam -- systemd-run --user --quiet --scope true", 0)
 }
