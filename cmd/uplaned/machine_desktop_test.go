@@ -18,20 +18,17 @@ import (
 func TestMachineDesktop(t *testing.T) {
 	t.Parallel()
 	lab.RequireRoot(t)
-	for _, release := range []lab.Debian{lab.Bookworm, lab.Trixie} {
-		t.Run(string(release), func(t *testing.T) {
-			t.Parallel()
-			s := newDesktopTest(t, release)
-			s.installBrowser()
-			s.step("docs/desktop.md", s.followsDesktopDoc)
-			s.step("a launcher", s.addsLauncher)
-			s.step("started by it", s.startsByIcon)
-			s.step("what goes wrong", s.notifies)
-			s.step("refusals", s.refusesLaunchers)
-			s.step("Tab", s.completes)
-			s.step("no launcher", s.removesLauncher)
-		})
-	}
+	onDebians(t, func(t *testing.T, release lab.Debian) {
+		s := newDesktopTest(t, release)
+		s.installBrowser()
+		s.step("docs/desktop.md", s.followsDesktopDoc)
+		s.step("a launcher", s.addsLauncher)
+		s.step("started by it", s.startsByIcon)
+		s.step("what goes wrong", s.notifies)
+		s.step("refusals", s.refusesLaunchers)
+		s.step("Tab", s.completes)
+		s.step("no launcher", s.removesLauncher)
+	})
 }
 
 // browser asks the internet as whom it sees it, and writes down that and its arguments.

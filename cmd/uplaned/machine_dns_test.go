@@ -27,26 +27,23 @@ var resolverPackages = []string{
 func TestMachineDNS(t *testing.T) {
 	t.Parallel()
 	lab.RequireRoot(t)
-	for _, release := range []lab.Debian{lab.Bookworm, lab.Trixie} {
-		t.Run(string(release), func(t *testing.T) {
-			t.Parallel()
-			options := wired
-			options.Packages = resolverPackages
-			s := newDNSTest(t, newMachineTestWith(t, release, options))
-			s.step("outside", s.resolvesOutside)
-			s.step("in the lane", s.resolvesInLane)
-			s.step("caches", s.asksNoCache)
-			s.step("names of the local network", s.asksNoNeighbours)
-			s.step("by TCP", s.asksByTCP)
-			s.step("search domains", s.searches)
-			s.step("by D-Bus", s.asksByBus)
-			s.step("other servers", s.followsServers)
-			s.step("the host's files are replaced", s.keepsItsFiles)
-			s.step("no resolv.conf", s.needsResolvConf)
-			s.step("a server that the wire has too", s.asksByItsTable)
-			s.step("no Wi-Fi", s.failsClosed)
-		})
-	}
+	onDebians(t, func(t *testing.T, release lab.Debian) {
+		options := wired
+		options.Packages = resolverPackages
+		s := newDNSTest(t, newMachineTestWith(t, release, options))
+		s.step("outside", s.resolvesOutside)
+		s.step("in the lane", s.resolvesInLane)
+		s.step("caches", s.asksNoCache)
+		s.step("names of the local network", s.asksNoNeighbours)
+		s.step("by TCP", s.asksByTCP)
+		s.step("search domains", s.searches)
+		s.step("by D-Bus", s.asksByBus)
+		s.step("other servers", s.followsServers)
+		s.step("the host's files are replaced", s.keepsItsFiles)
+		s.step("no resolv.conf", s.needsResolvConf)
+		s.step("a server that the wire has too", s.asksByItsTable)
+		s.step("no Wi-Fi", s.failsClosed)
+	})
 }
 
 // dnsTest knows by their first letters which names were meant for whom.

@@ -14,25 +14,22 @@ import (
 func TestMachineInstance(t *testing.T) {
 	t.Parallel()
 	lab.RequireRoot(t)
-	for _, release := range []lab.Debian{lab.Bookworm, lab.Trixie} {
-		t.Run(string(release), func(t *testing.T) {
-			t.Parallel()
-			s := newDesktopTest(t, release)
-			s.begin("Xvfb :7 -screen 0 1024x768x24")
-			waitFor(t, func() bool { return s.shTry("test -S /tmp/.X11-unix/X7").code == 0 }, "the screen is there")
-			// As a desktop does when it starts. What the bus starts for windows would have none, and let their programs wait.
-			s.may(s.m.Alice, "export DISPLAY=:7; dbus-update-activation-environment --systemd DISPLAY")
-			s.step("ordinary commands", s.runsOrdinary)
-			s.step("firefox", s.handsOverFirefox)
-			s.step("a terminal", s.handsOverTerminal)
-			s.step("an application that nobody knows", s.handsOverUnknown)
-			s.step("tmux", s.handsOverTmux)
-			s.step("systemd-run", s.hasSystemdRun)
-			s.step("root", s.runsAsRoot)
-			s.step("flatpak", s.runsFlatpak)
-			s.step("snap", s.refusesSnap)
-		})
-	}
+	onDebians(t, func(t *testing.T, release lab.Debian) {
+		s := newDesktopTest(t, release)
+		s.begin("Xvfb :7 -screen 0 1024x768x24")
+		waitFor(t, func() bool { return s.shTry("test -S /tmp/.X11-unix/X7").code == 0 }, "the screen is there")
+		// As a desktop does when it starts. What the bus starts for windows would have none, and let their programs wait.
+		s.may(s.m.Alice, "export DISPLAY=:7; dbus-update-activation-environment --systemd DISPLAY")
+		s.step("ordinary commands", s.runsOrdinary)
+		s.step("firefox", s.handsOverFirefox)
+		s.step("a terminal", s.handsOverTerminal)
+		s.step("an application that nobody knows", s.handsOverUnknown)
+		s.step("tmux", s.handsOverTmux)
+		s.step("systemd-run", s.hasSystemdRun)
+		s.step("root", s.runsAsRoot)
+		s.step("flatpak", s.runsFlatpak)
+		s.step("snap", s.refusesSnap)
+	})
 }
 
 // begin starts a program of Alice's that stays, at her screen.

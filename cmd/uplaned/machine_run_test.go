@@ -14,35 +14,32 @@ import (
 func TestMachineRun(t *testing.T) {
 	t.Parallel()
 	lab.RequireRoot(t)
-	for _, release := range []lab.Debian{lab.Bookworm, lab.Trixie} {
-		t.Run(string(release), func(t *testing.T) {
-			t.Parallel()
-			s := newMachineTest(t, release)
-			// Programs shall not sleep a second before they end, as those with the race detector do.
-			s.sh("mkdir -p /etc/systemd/system.conf.d; printf '[Manager]\\nDefaultEnvironment=GORACE=atexit_sleep_ms=0\\n' >/etc/systemd/system.conf.d/lab.conf; systemctl daemon-reexec")
-			t.Cleanup(func() {
-				if t.Failed() {
-					log, _ := s.m.Host.Run("journalctl", "--no-pager", "--lines=20", "--unit=uplane-run-*", "--output=cat")
-					t.Logf("programs' units:\n%s", log)
-					all, _ := s.m.Host.Run("ps", "-eo", "user,pid,ppid,pgid,sid,tty,tpgid,stat,args")
-					t.Logf("processes:\n%s", all)
-				}
-			})
-			s.step("where it leaves", s.runsInLane)
-			s.step("exit codes", s.runsWithExitCodes)
-			s.step("the caller's likeness", s.runsLikeItsCaller)
-			s.step("the caller's groups", s.runsWithGroups)
-			s.step("redirections", s.runsInPipes)
-			s.step("signals", s.runsUnderSignals)
-			s.step("children", s.leavesChildren)
-			s.step("names", s.runsWithLaneNames)
-			s.step("terminal", s.runsOnTerminal)
-			s.step("ps and stop", s.listsPrograms)
-			s.step("refusals", s.refusesToRun)
-			s.step("a daemon that restarts", s.runsWithoutDaemon)
-			s.step("nothing stays", s.runsWithoutTrace)
+	onDebians(t, func(t *testing.T, release lab.Debian) {
+		s := newMachineTest(t, release)
+		// Programs shall not sleep a second before they end, as those with the race detector do.
+		s.sh("mkdir -p /etc/systemd/system.conf.d; printf '[Manager]\\nDefaultEnvironment=GORACE=atexit_sleep_ms=0\\n' >/etc/systemd/system.conf.d/lab.conf; systemctl daemon-reexec")
+		t.Cleanup(func() {
+			if t.Failed() {
+				log, _ := s.m.Host.Run("journalctl", "--no-pager", "--lines=20", "--unit=uplane-run-*", "--output=cat")
+				t.Logf("programs' units:\n%s", log)
+				all, _ := s.m.Host.Run("ps", "-eo", "user,pid,ppid,pgid,sid,tty,tpgid,stat,args")
+				t.Logf("processes:\n%s", all)
+			}
 		})
-	}
+		s.step("where it leaves", s.runsInLane)
+		s.step("exit codes", s.runsWithExitCodes)
+		s.step("the caller's likeness", s.runsLikeItsCaller)
+		s.step("the caller's groups", s.runsWithGroups)
+		s.step("redirections", s.runsInPipes)
+		s.step("signals", s.runsUnderSignals)
+		s.step("children", s.leavesChildren)
+		s.step("names", s.runsWithLaneNames)
+		s.step("terminal", s.runsOnTerminal)
+		s.step("ps and stop", s.listsPrograms)
+		s.step("refusals", s.refusesToRun)
+		s.step("a daemon that restarts", s.runsWithoutDaemon)
+		s.step("nothing stays", s.runsWithoutTrace)
+	})
 }
 
 // ask is a program that prints as whom the internet sees it.

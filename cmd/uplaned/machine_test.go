@@ -25,26 +25,33 @@ type machineTest struct {
 func TestMachine(t *testing.T) {
 	t.Parallel()
 	lab.RequireRoot(t)
+	onDebians(t, func(t *testing.T, release lab.Debian) {
+		s := newMachineTest(t, release)
+		s.step("systemd takes the units", s.verifies)
+		s.step("who may do what", s.asksPolkit)
+		s.step("a password", s.asksForPassword)
+		s.step("the administrator's rule", s.followsRules)
+		s.step("no polkit", s.hasNoPolkit)
+		s.step("the name is root's", s.guardsItsName)
+		s.step("start and reload", s.saysWhenReady)
+		s.step("a crash and a hang", s.isRestarted)
+		s.step("started by a call", s.isActivated)
+		s.step("stopped", s.staysStopped)
+		s.step("not wanted", s.isNotWanted)
+		s.step("sleep", s.wakesUp)
+		s.step("a reboot", s.reboots)
+		if failed := s.sh("systemctl --failed --plain --no-legend"); failed != "" {
+			t.Errorf("units have failed:\n%s", failed)
+		}
+	})
+}
+
+// onDebians runs a test on each release, side by side.
+func onDebians(t *testing.T, test func(t *testing.T, release lab.Debian)) {
 	for _, release := range []lab.Debian{lab.Bookworm, lab.Trixie} {
 		t.Run(string(release), func(t *testing.T) {
 			t.Parallel()
-			s := newMachineTest(t, release)
-			s.step("systemd takes the units", s.verifies)
-			s.step("who may do what", s.asksPolkit)
-			s.step("a password", s.asksForPassword)
-			s.step("the administrator's rule", s.followsRules)
-			s.step("no polkit", s.hasNoPolkit)
-			s.step("the name is root's", s.guardsItsName)
-			s.step("start and reload", s.saysWhenReady)
-			s.step("a crash and a hang", s.isRestarted)
-			s.step("started by a call", s.isActivated)
-			s.step("stopped", s.staysStopped)
-			s.step("not wanted", s.isNotWanted)
-			s.step("sleep", s.wakesUp)
-			s.step("a reboot", s.reboots)
-			if failed := s.sh("systemctl --failed --plain --no-legend"); failed != "" {
-				t.Errorf("units have failed:\n%s", failed)
-			}
+			test(t, release)
 		})
 	}
 }

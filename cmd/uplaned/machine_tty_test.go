@@ -193,23 +193,20 @@ func (s *machineTest) shellInLane(t *screen) {
 // TestMachineShells has Alice's own shell, whichever it is, say in its prompt where it is, and an editor in a lane.
 func TestMachineShells(t *testing.T) {
 	t.Parallel()
-	for _, release := range []lab.Debian{lab.Bookworm, lab.Trixie} {
-		t.Run(string(release), func(t *testing.T) {
-			t.Parallel()
-			s := newDesktopTest(t, release)
-			s.write("/home/alice/.bashrc", "PS1='own> '\n")
-			s.write("/home/alice/.zshrc", "PROMPT='own> '\nunsetopt zle prompt_cr prompt_sp\n")
-			s.sh("mkdir -p /home/alice/.config/fish; chown -R alice: /home/alice")
-			s.write("/home/alice/.config/fish/config.fish", "function fish_prompt; printf 'own> '; end\n")
-			for _, shell := range []string{"bash", "zsh", "fish", "dash"} {
-				s.step(shell, func() { s.promptsWithLane(shell) })
-			}
-			s.step("vim", s.edits)
-			if left := s.sh("ls -d /run/user/1000/uplane-* /tmp/uplane-* 2>/dev/null || :"); left != "" {
-				s.Errorf("left: %s", left)
-			}
-		})
-	}
+	onDebians(t, func(t *testing.T, release lab.Debian) {
+		s := newDesktopTest(t, release)
+		s.write("/home/alice/.bashrc", "PS1='own> '\n")
+		s.write("/home/alice/.zshrc", "PROMPT='own> '\nunsetopt zle prompt_cr prompt_sp\n")
+		s.sh("mkdir -p /home/alice/.config/fish; chown -R alice: /home/alice")
+		s.write("/home/alice/.config/fish/config.fish", "function fish_prompt; printf 'own> '; end\n")
+		for _, shell := range []string{"bash", "zsh", "fish", "dash"} {
+			s.step(shell, func() { s.promptsWithLane(shell) })
+		}
+		s.step("vim", s.edits)
+		if left := s.sh("ls -d /run/user/1000/uplane-* /tmp/uplane-* 2>/dev/null || :"); left != "" {
+			s.Errorf("left: %s", left)
+		}
+	})
 }
 
 func (s *machineTest) promptsWithLane(shell string) {

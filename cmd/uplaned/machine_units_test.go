@@ -21,25 +21,22 @@ type unitsTest struct {
 func TestMachineUnits(t *testing.T) {
 	t.Parallel()
 	lab.RequireRoot(t)
-	for _, release := range []lab.Debian{lab.Bookworm, lab.Trixie} {
-		t.Run(string(release), func(t *testing.T) {
-			t.Parallel()
-			s := newUnitsTest(t, release)
-			for _, step := range []struct {
-				name string
-				do   func()
-			}{
-				{"preUp", s.preUp}, {"renews", func() { s.renews(release) }}, {"activates", s.activates}, {"masks", func() { s.masks(release) }},
-				{"uninstalls", s.uninstalls}, {"hangs", s.hangs}, {"scripts", s.scripts}, {"profiles", s.profiles}, {"alice", s.alice},
-				{"targets", s.targets}, {"unitsDoc", s.unitsDoc}, {"unitOfTheDoc", s.unitOfTheDoc},
-				{"restarts", s.restarts}, {"reboots", s.reboots}, {"scripts", s.scripts},
-			} {
-				start := time.Now()
-				step.do()
-				t.Logf("%s: %v", step.name, time.Since(start).Round(10*time.Millisecond))
-			}
-		})
-	}
+	onDebians(t, func(t *testing.T, release lab.Debian) {
+		s := newUnitsTest(t, release)
+		for _, step := range []struct {
+			name string
+			do   func()
+		}{
+			{"preUp", s.preUp}, {"renews", func() { s.renews(release) }}, {"activates", s.activates}, {"masks", func() { s.masks(release) }},
+			{"uninstalls", s.uninstalls}, {"hangs", s.hangs}, {"scripts", s.scripts}, {"profiles", s.profiles}, {"alice", s.alice},
+			{"targets", s.targets}, {"unitsDoc", s.unitsDoc}, {"unitOfTheDoc", s.unitOfTheDoc},
+			{"restarts", s.restarts}, {"reboots", s.reboots}, {"scripts", s.scripts},
+		} {
+			start := time.Now()
+			step.do()
+			t.Logf("%s: %v", step.name, time.Since(start).Round(10*time.Millisecond))
+		}
+	})
 }
 
 func newUnitsTest(t *testing.T, release lab.Debian) *unitsTest {

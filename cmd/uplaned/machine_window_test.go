@@ -41,25 +41,22 @@ const pagePort = 8080
 func TestMachineWindow(t *testing.T) {
 	t.Parallel()
 	lab.RequireRoot(t)
-	for _, release := range []lab.Debian{lab.Bookworm, lab.Trixie} {
-		t.Run(string(release), func(t *testing.T) {
-			t.Parallel()
-			s := &windowTest{machineTest: newDesktopTest(t, release), pictures: t.ArtifactDir()}
-			s.longer(5 * time.Minute)
-			t.Cleanup(s.explain)
-			s.servePage()
-			s.step("a desktop", s.startDesktop)
-			s.step("windows of X11", s.showsWindow)
-			s.step("a browser", s.browses)
-			s.step("windows of Wayland", s.showsWaylandWindow)
-			s.step("sound", s.plays)
-			s.step("the session's bus", s.callsSession)
-			s.step("files and devices", s.sharesFiles)
-			s.step("sandboxes", s.nests)
-			s.step("a container as Steam's", s.runsContainer)
-			s.noUnits()
-		})
-	}
+	onDebians(t, func(t *testing.T, release lab.Debian) {
+		s := &windowTest{machineTest: newDesktopTest(t, release), pictures: t.ArtifactDir()}
+		s.longer(5 * time.Minute)
+		t.Cleanup(s.explain)
+		s.servePage()
+		s.step("a desktop", s.startDesktop)
+		s.step("windows of X11", s.showsWindow)
+		s.step("a browser", s.browses)
+		s.step("windows of Wayland", s.showsWaylandWindow)
+		s.step("sound", s.plays)
+		s.step("the session's bus", s.callsSession)
+		s.step("files and devices", s.sharesFiles)
+		s.step("sandboxes", s.nests)
+		s.step("a container as Steam's", s.runsContainer)
+		s.noUnits()
+	})
 }
 
 // explain shows what there is to see after a failure.

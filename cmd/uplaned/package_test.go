@@ -39,41 +39,38 @@ func TestPackage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, release := range []lab.Debian{lab.Bookworm, lab.Trixie} {
-		t.Run(string(release), func(t *testing.T) {
-			t.Parallel()
-			_, m := lab.StartMachine(t, release, lab.Plain, lab.Options{})
-			s := &packaged{&site{T: t, world: m.World}, m, older, newer}
-			s.longer(3 * time.Minute)
-			if err := m.Connect(s.ctx); err != nil {
-				t.Fatal(err)
-			}
-			s.watchWire()
-			files, traces := s.files(), s.withoutPeers()
-			for _, step := range []struct {
-				name string
-				run  func()
-			}{
-				{"install", s.install},
-				{"main job", s.mainJob},
-				{"upgrade", s.upgrades},
-				{"killed", s.killed},
-				{"read-only /etc", s.readOnly},
-				{"full disk", s.fullDisk},
-				{"stop and down", s.stops},
-				{"reboot", s.reboots},
-				{"remove", s.removes},
-				{"purge", s.purge},
-			} {
-				start := time.Now()
-				step.run()
-				t.Logf("%s: %v", step.name, time.Since(start).Round(10*time.Millisecond))
-			}
-			requireSame(t, traces, s.withoutPeers())
-			requireSame(t, files, s.files())
-			s.nothingLeaked()
-		})
-	}
+	onDebians(t, func(t *testing.T, release lab.Debian) {
+		_, m := lab.StartMachine(t, release, lab.Plain, lab.Options{})
+		s := &packaged{&site{T: t, world: m.World}, m, older, newer}
+		s.longer(3 * time.Minute)
+		if err := m.Connect(s.ctx); err != nil {
+			t.Fatal(err)
+		}
+		s.watchWire()
+		files, traces := s.files(), s.withoutPeers()
+		for _, step := range []struct {
+			name string
+			run  func()
+		}{
+			{"install", s.install},
+			{"main job", s.mainJob},
+			{"upgrade", s.upgrades},
+			{"killed", s.killed},
+			{"read-only /etc", s.readOnly},
+			{"full disk", s.fullDisk},
+			{"stop and down", s.stops},
+			{"reboot", s.reboots},
+			{"remove", s.removes},
+			{"purge", s.purge},
+		} {
+			start := time.Now()
+			step.run()
+			t.Logf("%s: %v", step.name, time.Since(start).Round(10*time.Millisecond))
+		}
+		requireSame(t, traces, s.withoutPeers())
+		requireSame(t, files, s.files())
+		s.nothingLeaked()
+	})
 }
 
 // watchWire captures what leaves by the wire of any lane.
