@@ -32,13 +32,13 @@ func (m *Manager) Stop(ctx context.Context, lane string, uid uint32) (int, error
 		if err != nil {
 			return programs, err
 		}
-		late := time.Now().After(deadline)
-		if len(left) == 0 || late && !units {
-			units = true
-			err = m.stopUnits(ctx, lane, uid)
+		if len(left) == 0 {
+			return programs, m.stopUnits(ctx, lane, uid)
 		}
-		if err != nil || len(left) == 0 {
-			return programs, err
+		late := time.Now().After(deadline)
+		if late && !units {
+			units = true
+			_ = m.stopUnits(ctx, lane, uid) // a systemd that fails spares nobody: what follows does without
 		}
 		if late && time.Since(deadline) > stopTimeout {
 			return programs, fmt.Errorf("%d programs in lane %s can't be ended, process %d among them", len(left), lane, left[0].PID)
