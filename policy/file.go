@@ -17,6 +17,12 @@ type File struct {
 // FileTag starts the first line of every file of ours.
 const FileTag = "# uplane:"
 
+// NetnsDir is where "ip netns" binds namespaces to names.
+const NetnsDir = "/run/netns"
+
+// NetnsPath is where a lane's namespace is bound.
+func NetnsPath(lane string) string { return NetnsDir + "/" + lane }
+
 // EtcNetns is where "ip netns exec" looks for a namespace's files.
 const EtcNetns = "/etc/netns"
 

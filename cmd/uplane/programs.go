@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -39,9 +38,7 @@ root. However they got there: by uplane run, ip netns exec, or as a service.`,
 			}
 			programs := withCommands(all)
 			if asJSON {
-				enc := json.NewEncoder(os.Stdout)
-				enc.SetIndent("", "  ")
-				return enc.Encode(map[string][]program{"programs": programs})
+				return printJSON(map[string][]program{"programs": programs})
 			}
 			return printPrograms(os.Stdout, programs)
 		})

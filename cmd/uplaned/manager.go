@@ -9,6 +9,7 @@ import (
 	"uplane/internal/config"
 	"uplane/internal/programs"
 	"uplane/internal/reconcile"
+	"uplane/policy"
 )
 
 // manager shows the loop, and what runs in lanes, to the bus, in the bus's words.
@@ -81,7 +82,7 @@ func toLane(s reconcile.Status) bus.Lane {
 		DNS: texts(s.DNS), Since: bus.SinceTime(s.Since),
 	}
 	if s.Alloc.Subnet.IsValid() {
-		l.Namespace, l.Bridge, l.Subnet, l.Table = "/run/netns/"+s.Lane.Name, s.Alloc.Bridge, s.Alloc.Subnet.String(), s.Alloc.Table
+		l.Namespace, l.Bridge, l.Subnet, l.Table = policy.NetnsPath(s.Lane.Name), s.Alloc.Bridge, s.Alloc.Subnet.String(), s.Alloc.Table
 	}
 	if u := s.Uplink; u != nil {
 		l.Uplink = bus.Uplink{Interface: u.Interface, Connection: u.Connection, UUID: u.UUID, SSID: u.SSID}

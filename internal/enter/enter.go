@@ -39,17 +39,16 @@ func (f *Failure) Unwrap() error { return f.Err }
 
 // Run executes a command in a lane, and returns only when that fails.
 func Run(lane string, command, environ []string) *Failure {
-	fail := func(code int, err error, next string) *Failure { return &Failure{code, err, next} }
 	runtime.LockOSThread() // namespaces belong to the thread that will become the program
 	if err := enterNetns(lane); err != nil {
 		next := ""
 		if errors.Is(err, fs.ErrNotExist) {
 			err, next = fmt.Errorf("there is no lane %s, or it is down", lane), "uplane up "+lane
 		}
-		return fail(ExitFailed, err, next)
+		return &Failure{ExitFailed, err, next}
 	}
 	if err := view.Enter(lane); err != nil {
-		return fail(ExitFailed, err, "")
+		return &Failure{Code: ExitFailed, Err: err}
 	}
 	path, err := FindInLane(command)
 	if err != nil {
@@ -124,7 +123,7 @@ func Parse(args []string) (o Order, err error) {
 
 // enterNetns moves this thread into the lane's namespace, once it carries our tag.
 func enterNetns(lane string) error {
-	path := "/run/netns/" + lane
+	path := policy.NetnsPath(lane)
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return &os.PathError{Op: "open namespace", Path: path, Err: err}
@@ -147,7 +146,7 @@ func CheckInside(lane string) error {
 	if err := policy.CheckLaneName(lane); err != nil {
 		return err
 	}
-	of, err := os.Stat("/run/netns/" + lane)
+	of, err := os.Stat(policy.NetnsPath(lane))
 	if err != nil {
 		return err
 	}

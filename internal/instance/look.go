@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"uplane/policy"
 )
 
 // Process is one of this user's, in a lane or outside of all.
@@ -84,7 +86,7 @@ func processName(pid int) string {
 // of its own, such as a browser makes for its pages.
 func places() map[uint64]string {
 	lanes := map[uint64]string{}
-	paths, _ := filepath.Glob("/run/netns/*")
+	paths, _ := filepath.Glob(policy.NetnsPath("*"))
 	for _, path := range append(paths, "/proc/self/ns/net") {
 		var st unix.Stat_t
 		if unix.Stat(path, &st) == nil {

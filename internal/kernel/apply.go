@@ -73,7 +73,7 @@ func (k *Kernel) flushConntrack(subnet netip.Prefix) error {
 // exist, parents first, for the caller to note that we make them.
 func (k *Kernel) MissingDirs(lane string) []string {
 	var out []string
-	for _, d := range []string{netnsDir, policy.EtcNetns, filepath.Dir(policy.ResolvConfPath(lane))} {
+	for _, d := range []string{policy.NetnsDir, policy.EtcNetns, filepath.Dir(policy.ResolvConfPath(lane))} {
 		if _, err := os.Stat(d); errors.Is(err, os.ErrNotExist) {
 			out = append(out, d)
 		}
@@ -83,7 +83,7 @@ func (k *Kernel) MissingDirs(lane string) []string {
 
 // RemoveDir removes one of the directories that MissingDirs named, when it is empty.
 func (k *Kernel) RemoveDir(dir string) {
-	if dir == netnsDir {
+	if dir == policy.NetnsDir {
 		removeNetnsDir()
 	} else {
 		os.Remove(dir)

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -15,9 +14,6 @@ import (
 	"uplane/internal/thread"
 	"uplane/policy"
 )
-
-// netnsDir is where "ip netns" binds namespaces to names.
-const netnsDir = "/run/netns"
 
 // netnsState is what was read of one named namespace.
 type netnsState struct {
@@ -34,7 +30,7 @@ type netnsState struct {
 type openedNetns int
 
 func openNetns(name string) (openedNetns, error) {
-	path := filepath.Join(netnsDir, name)
+	path := policy.NetnsPath(name)
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return -1, &os.PathError{Op: "open namespace", Path: path, Err: err}
@@ -75,12 +71,12 @@ func (k *Kernel) in(name string, f func(*netlink.Handle) error) error {
 
 func (k *Kernel) readNetns(p parts) error {
 	if p.netnsList || p.allNetns {
-		entries, err := os.ReadDir(netnsDir)
+		entries, err := os.ReadDir(policy.NetnsDir)
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("list namespaces: %w", err)
 		}
 		if err == nil && k.files != nil {
-			k.files.add(netnsDir)
+			k.files.add(policy.NetnsDir)
 		}
 		found := make(map[string]bool, len(entries))
 		for _, e := range entries {
@@ -208,7 +204,7 @@ func addNetns(name string) error {
 	if err := prepareNetnsDir(); err != nil {
 		return err
 	}
-	path := filepath.Join(netnsDir, name)
+	path := policy.NetnsPath(name)
 	if err := createFile(path, policy.FileTag+name+"\n", 0o444); err != nil {
 		return err
 	}
@@ -248,24 +244,24 @@ func addNetns(name string) error {
 // prepareNetnsDir makes /run/netns a shared mount, as "ip netns add" does:
 // without that, mount namespaces made before would keep deleted lanes alive.
 func prepareNetnsDir() error {
-	if err := os.MkdirAll(netnsDir, 0o755); err != nil {
+	if err := os.MkdirAll(policy.NetnsDir, 0o755); err != nil {
 		return err
 	}
-	err := unix.Mount("", netnsDir, "none", unix.MS_SHARED|unix.MS_REC, "")
+	err := unix.Mount("", policy.NetnsDir, "none", unix.MS_SHARED|unix.MS_REC, "")
 	if err == unix.EINVAL { // not a mount point yet
-		if err := unix.Mount(netnsDir, netnsDir, "none", unix.MS_BIND|unix.MS_REC, ""); err != nil {
-			return fmt.Errorf("bind %s: %w", netnsDir, err)
+		if err := unix.Mount(policy.NetnsDir, policy.NetnsDir, "none", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+			return fmt.Errorf("bind %s: %w", policy.NetnsDir, err)
 		}
-		err = unix.Mount("", netnsDir, "none", unix.MS_SHARED|unix.MS_REC, "")
+		err = unix.Mount("", policy.NetnsDir, "none", unix.MS_SHARED|unix.MS_REC, "")
 	}
 	if err != nil {
-		return fmt.Errorf("share %s: %w", netnsDir, err)
+		return fmt.Errorf("share %s: %w", policy.NetnsDir, err)
 	}
 	return nil
 }
 
 func deleteNetns(name string) error {
-	path := filepath.Join(netnsDir, name)
+	path := policy.NetnsPath(name)
 	if err := unix.Unmount(path, unix.MNT_DETACH); err != nil && err != unix.EINVAL && err != unix.ENOENT {
 		return fmt.Errorf("unmount %s: %w", path, err)
 	}
@@ -278,9 +274,9 @@ func deleteNetns(name string) error {
 // removeUnboundNetns takes away the files that a crash left before a namespace
 // was bound to them, or after it was unbound.
 func removeUnboundNetns() {
-	entries, _ := os.ReadDir(netnsDir)
+	entries, _ := os.ReadDir(policy.NetnsDir)
 	for _, e := range entries {
-		path := filepath.Join(netnsDir, e.Name())
+		path := policy.NetnsPath(e.Name())
 		if info, err := e.Info(); err != nil || !info.Mode().IsRegular() || info.Size() == 0 || info.Size() > maxResolvConf {
 			continue
 		}
@@ -297,12 +293,12 @@ func removeUnboundNetns() {
 
 // removeNetnsDir takes away what prepareNetnsDir made, when nothing is left in it.
 func removeNetnsDir() {
-	if entries, err := os.ReadDir(netnsDir); err != nil || len(entries) > 0 {
+	if entries, err := os.ReadDir(policy.NetnsDir); err != nil || len(entries) > 0 {
 		return
 	}
 	data, err := os.ReadFile("/proc/self/mountinfo")
-	if err == nil && strings.Contains(string(data), " "+netnsDir+" ") {
-		unix.Unmount(netnsDir, unix.MNT_DETACH)
+	if err == nil && strings.Contains(string(data), " "+policy.NetnsDir+" ") {
+		unix.Unmount(policy.NetnsDir, unix.MNT_DETACH)
 	}
-	os.Remove(netnsDir)
+	os.Remove(policy.NetnsDir)
 }

@@ -164,20 +164,13 @@ func (m *Manager) birth(lane string, c Caller, like likeness, socket string) (bi
 func (m *Manager) keepers(uid uint32) (n int, err error) {
 	m.scanning.Lock()
 	defer m.scanning.Unlock()
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		return 0, err
-	}
-	for _, e := range entries {
-		pid, err := strconv.ParseUint(e.Name(), 10, 32)
-		if err != nil {
-			continue
-		}
-		if p, err := describe(uint32(pid), uid, time.Time{}); err == nil && p.keeper && m.isUplane(p.PID) {
+	pids, err := processes()
+	for _, pid := range pids {
+		if p, err := describe(pid, uid, time.Time{}); err == nil && p.keeper && m.isUplane(pid) {
 			n++
 		}
 	}
-	return n, nil
+	return n, err
 }
 
 // controlGroups are the folders of the control groups that a process is in and we are not, by both processes'

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"uplane/internal/enter"
+	"uplane/policy"
 )
 
 // Everybody stands for all users.
@@ -59,16 +60,12 @@ func (m *Manager) scan(spaces map[space]string, uid uint32) ([]Program, error) {
 	if err != nil {
 		return nil, err
 	}
-	entries, err := os.ReadDir("/proc")
+	pids, err := processes()
 	if err != nil {
 		return nil, err
 	}
 	var out []Program
-	for _, e := range entries {
-		pid, err := strconv.ParseUint(e.Name(), 10, 32)
-		if err != nil || int(pid) == os.Getpid() {
-			continue // our threads go in and out of lanes
-		}
+	for _, pid := range pids {
 		its, err := readSpace(fmt.Sprintf("/proc/%d/ns/net", pid))
 		if err != nil {
 			continue // it has gone, or is a zombie
@@ -77,12 +74,23 @@ func (m *Manager) scan(spaces map[space]string, uid uint32) ([]Program, error) {
 		if !ok {
 			continue
 		}
-		if p, err := describe(uint32(pid), uid, bootedAt); err == nil {
-			p.Lane, p.space, p.keeper = lane, its, p.keeper && m.isUplane(uint32(pid))
+		if p, err := describe(pid, uid, bootedAt); err == nil {
+			p.Lane, p.space, p.keeper = lane, its, p.keeper && m.isUplane(pid)
 			out = append(out, p)
 		}
 	}
 	return out, nil
+}
+
+// processes are the numbers of all processes but ours, whose threads go in and out of lanes.
+func processes() (pids []uint32, err error) {
+	entries, err := os.ReadDir("/proc")
+	for _, e := range entries {
+		if pid, err := strconv.ParseUint(e.Name(), 10, 32); err == nil && int(pid) != os.Getpid() {
+			pids = append(pids, uint32(pid))
+		}
+	}
+	return pids, err
 }
 
 // space tells namespaces apart.
@@ -99,17 +107,17 @@ func readSpace(path string) (space, error) {
 // spaceOf is a lane's namespace. Another that has got its name is not: what runs there is nobody's here, and may
 // be all that runs on the host.
 func spaceOf(lane string) (space, error) {
-	if err := check(lane); err != nil {
+	if err := policy.CheckLaneName(lane); err != nil {
 		return space{}, err
 	}
-	before, err := readSpace(namespacePath(lane))
+	before, err := readSpace(policy.NetnsPath(lane))
 	if err != nil {
 		return space{}, err
 	}
 	if err := enter.CheckLane(lane); err != nil {
 		return space{}, err
 	}
-	if after, err := readSpace(namespacePath(lane)); err != nil || after != before {
+	if after, err := readSpace(policy.NetnsPath(lane)); err != nil || after != before {
 		return space{}, fmt.Errorf("namespace %s is being made anew", lane)
 	}
 	return before, nil

@@ -14,14 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-
-	"uplane/policy"
 )
-
-// namespacePath is where a lane's network namespace is.
-func namespacePath(lane string) string { return netnsDir + "/" + lane }
-
-const netnsDir = "/run/netns"
 
 // Manager starts, lists and ends programs.
 type Manager struct {
@@ -34,8 +27,6 @@ type Manager struct {
 	starting queue
 	children children
 }
-
-func check(lane string) error { return policy.CheckLaneName(lane) }
 
 // Beside is where uplane is when uplaned is at that path: in Debian's sbin it has its uplane in bin.
 func Beside(uplaned string) string {

@@ -18,6 +18,7 @@ import (
 	"uplane/internal/enter"
 	"uplane/internal/view"
 	"uplane/internal/wire"
+	"uplane/policy"
 )
 
 // systemd's names on the bus.
@@ -63,7 +64,7 @@ var ErrNoSystemd = errors.New("systemd runs this machine, and is not on the syst
 // Run has uplane started in a lane as the caller, which then goes to the socket to hear what to run. It returns once
 // uplane has been executed, with the name of its unit; where there is no systemd it has none.
 func (m *Manager) Run(ctx context.Context, lane string, caller Caller, socket string) (unit string, err error) {
-	if err := check(lane); err != nil {
+	if err := policy.CheckLaneName(lane); err != nil {
 		return "", err
 	}
 	if err := CheckSocket(socket); err != nil {
@@ -170,7 +171,7 @@ func (m *Manager) properties(lane string, c Caller, like likeness, socket string
 		// Here logind and polkit know whose it is.
 		{"Slice", "user-" + uid + ".slice"},
 
-		{"NetworkNamespacePath", namespacePath(lane)},
+		{"NetworkNamespacePath", policy.NetnsPath(lane)},
 		{"BindReadOnlyPaths", binds},
 		{"TemporaryFileSystem", masks},
 
