@@ -34,13 +34,13 @@ setup-wifi: setup ## that, and an emulator with which test-wifi makes radios
 	sh packaging/setup.sh qemu-system-x86
 
 demo: setup build ## the main job, live, in a world of its own
-	$(GO) run ./internal/lab/demo bin
+	$(GO) run ./test/demo bin
 
 test: setup build ## everything; as root, the kernel's and NetworkManager's side too
 	$(GO) test -race -timeout 20m ./...
 
 test-wifi: setup-wifi ## a lane on real Wi-Fi, in an emulated machine: some minutes
-	$(GO) test -v -count=1 -timeout 40m -tags wifi ./internal/lab/wifi
+	$(GO) test -v -count=1 -timeout 40m -tags wifi ./test/wifi
 
 lint: ## go vet and staticcheck
 	test -z "$$(gofmt -l .)" || { gofmt -l .; exit 1; }
@@ -50,7 +50,7 @@ lint: ## go vet and staticcheck
 	$(GO) tool staticcheck -tags manual ./cmd/...
 
 bench: setup build ## speed, next to what one would do instead; writes docs/benchmarks.md
-	$(GO) run ./internal/lab/bench bin
+	$(GO) run ./test/bench bin
 
 fuzz: ## every parser for FUZZTIME
 	@for pkg in $$($(GO) list ./...); do \

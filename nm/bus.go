@@ -7,7 +7,7 @@ import (
 
 	"github.com/godbus/dbus/v5"
 
-	"uplane/internal/wire"
+	"uplane/internal/busguard"
 )
 
 // handshakeTimeout bounds subscribing. A bus answers at once; one that is
@@ -18,7 +18,7 @@ const handshakeTimeout = 10 * time.Second
 // subscribes to anything. It ends with ctx.
 func dial(ctx context.Context, address string) (*dbus.Conn, error) {
 	// The default handler loses the order of signals when they come fast.
-	conn, err := wire.Connect(ctx, address, nil, dbus.WithSignalHandler(dbus.NewSequentialSignalHandler()))
+	conn, err := busguard.Connect(ctx, address, nil, dbus.WithSignalHandler(dbus.NewSequentialSignalHandler()))
 	if err != nil {
 		return nil, fmt.Errorf("connect to the system bus: %w", err)
 	}

@@ -13,9 +13,9 @@ import (
 	"testing"
 	"time"
 
-	"uplane/internal/lab"
 	"uplane/nm"
 	"uplane/policy"
+	"uplane/test/lab"
 )
 
 // watched is a watcher on a world's bus.

@@ -9,9 +9,9 @@ import (
 
 	"github.com/godbus/dbus/v5"
 
-	"uplane/internal/lab"
 	"uplane/nm"
 	"uplane/policy"
+	"uplane/test/lab"
 )
 
 func TestRealFirstSnapshot(t *testing.T) {

@@ -11,7 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"uplane/internal/bus"
+	"uplane/internal/api"
 	"uplane/internal/units"
 )
 
@@ -41,7 +41,7 @@ with it. This writes /etc/systemd/system/UNIT.d/50-uplane.conf; --undo removes i
 			return usageError{fmt.Errorf("adopt: %w", err)}
 		}
 		if os.Geteuid() != 0 {
-			return fmt.Errorf("adopt %s: %w", unit, bus.ErrDenied)
+			return fmt.Errorf("adopt %s: %w", unit, api.ErrDenied)
 		}
 		if undo {
 			err = release(c.Context(), unit)

@@ -7,12 +7,12 @@ import (
 	"os/exec"
 	"syscall"
 
-	"uplane/internal/bus"
+	"uplane/internal/api"
 )
 
 // withAgent is withDaemon for what may need a password: at a terminal polkit's own
 // agent asks for it, as with systemctl, where no desktop's does.
-func withAgent(ctx context.Context, f func(*bus.Client) error) error {
+func withAgent(ctx context.Context, f func(*api.Client) error) error {
 	defer startAgent()()
 	return withDaemon(ctx, f)
 }

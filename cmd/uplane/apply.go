@@ -11,9 +11,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"uplane/internal/bus"
+	"uplane/internal/api"
+	"uplane/internal/daemon"
 	"uplane/internal/engine"
-	"uplane/internal/reconcile"
 	"uplane/internal/state"
 	"uplane/internal/units"
 	"uplane/nm"
@@ -66,16 +66,16 @@ The exit code is 1 when a lane is in error.`,
 var errFollowed = errors.New("the daemon is running and keeps all lanes true")
 
 // apply makes all lanes true once and returns how they are.
-func apply(ctx context.Context, paths engine.Paths, level slog.Level) ([]reconcile.Status, error) {
-	return alone(ctx, paths, level, func(eng *engine.Engine, _ *nm.Snapshot) ([]reconcile.Status, error) { return eng.Once(ctx) })
+func apply(ctx context.Context, paths engine.Paths, level slog.Level) ([]daemon.Status, error) {
+	return alone(ctx, paths, level, func(eng *engine.Engine, _ *nm.Snapshot) ([]daemon.Status, error) { return eng.Once(ctx) })
 }
 
 // alone does something to all lanes, where no daemon does, and returns how they are then. What NetworkManager said
 // may be changed first.
 func alone(ctx context.Context, paths engine.Paths, level slog.Level,
-	do func(*engine.Engine, *nm.Snapshot) ([]reconcile.Status, error)) ([]reconcile.Status, error) {
+	do func(*engine.Engine, *nm.Snapshot) ([]daemon.Status, error)) ([]daemon.Status, error) {
 	if os.Geteuid() != 0 {
-		return nil, bus.ErrDenied
+		return nil, api.ErrDenied
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 	if followed(ctx) {
@@ -101,7 +101,7 @@ func alone(ctx context.Context, paths engine.Paths, level slog.Level,
 	if err != nil {
 		return lanes, err
 	}
-	if err := units.New(units.Options{Log: log}).Once(ctx, reconcile.Up(lanes)); err != nil {
+	if err := units.New(units.Options{Log: log}).Once(ctx, daemon.Up(lanes)); err != nil {
 		log.Warn("systemd's targets of lanes", "error", err)
 	}
 	return lanes, nil
@@ -109,7 +109,7 @@ func alone(ctx context.Context, paths engine.Paths, level slog.Level,
 
 // followed tells whether a daemon is on the bus. The lock tells of one that is not.
 func followed(ctx context.Context) bool {
-	client, err := bus.Dial(ctx)
+	client, err := api.Dial(ctx)
 	if err != nil {
 		return false
 	}
@@ -118,7 +118,7 @@ func followed(ctx context.Context) bool {
 	return running
 }
 
-func inError(lanes []reconcile.Status) error {
+func inError(lanes []daemon.Status) error {
 	failed := 0
 	for _, l := range lanes {
 		if l.State == policy.Error {
@@ -132,8 +132,8 @@ func inError(lanes []reconcile.Status) error {
 }
 
 // toLane is what sentence needs of a lane.
-func toLane(s reconcile.Status) bus.Lane {
-	l := bus.Lane{Name: s.Lane.Name, State: string(s.State), Reason: s.Reason}
+func toLane(s daemon.Status) api.Lane {
+	l := api.Lane{Name: s.Lane.Name, State: string(s.State), Reason: s.Reason}
 	if s.Uplink != nil {
 		l.Uplink.Interface = s.Uplink.Interface
 	}

@@ -9,7 +9,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"uplane/internal/bus"
+	"uplane/internal/api"
 	"uplane/nm"
 	"uplane/policy"
 )
@@ -83,7 +83,7 @@ const completionLimit = 300 * time.Millisecond
 func laneNames(ctx context.Context) (names []string) {
 	ctx, cancel := context.WithTimeout(ctx, completionLimit)
 	defer cancel()
-	_ = withDaemon(ctx, func(client *bus.Client) error {
+	_ = withDaemon(ctx, func(client *api.Client) error {
 		if running, err := client.Running(ctx); err != nil || !running {
 			return err
 		}

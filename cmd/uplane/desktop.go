@@ -15,7 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"uplane/internal/bus"
+	"uplane/internal/api"
 	"uplane/internal/desktop"
 	"uplane/policy"
 )
@@ -168,7 +168,7 @@ func shellWord(word string) string {
 
 // requireLane returns nil if there is a lane of that name.
 func requireLane(ctx context.Context, name string) error {
-	return withDaemon(ctx, func(client *bus.Client) error {
+	return withDaemon(ctx, func(client *api.Client) error {
 		lanes, err := client.List(ctx)
 		if err != nil {
 			return err

@@ -14,7 +14,7 @@ import (
 	flag "github.com/spf13/pflag"
 
 	"uplane/dispatcher"
-	"uplane/internal/bus"
+	"uplane/internal/api"
 	"uplane/internal/engine"
 )
 
@@ -54,15 +54,15 @@ func dispatch(ctx context.Context, args, environ []string) {
 const grace = 200 * time.Millisecond
 
 func start(ctx context.Context) error {
-	return orAbsent(withDaemon(ctx, func(c *bus.Client) error { return c.Start(ctx) }))
+	return orAbsent(withDaemon(ctx, func(c *api.Client) error { return c.Start(ctx) }))
 }
 
 func settle(ctx context.Context, iface, uuid string) error {
-	return orAbsent(withDaemon(ctx, func(c *bus.Client) error { return c.Settle(ctx, iface, uuid) }))
+	return orAbsent(withDaemon(ctx, func(c *api.Client) error { return c.Settle(ctx, iface, uuid) }))
 }
 
 func orAbsent(err error) error {
-	if errors.Is(err, bus.ErrNoDaemon) {
+	if errors.Is(err, api.ErrNoDaemon) {
 		return dispatcher.ErrAbsent
 	}
 	return err

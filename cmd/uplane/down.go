@@ -10,9 +10,9 @@ import (
 	"github.com/spf13/cobra"
 	flag "github.com/spf13/pflag"
 
-	"uplane/internal/bus"
+	"uplane/internal/api"
+	"uplane/internal/daemon"
 	"uplane/internal/engine"
-	"uplane/internal/reconcile"
 	"uplane/nm"
 )
 
@@ -42,7 +42,7 @@ NetworkManager's profiles too, also when no daemon runs.`,
 			}
 			return nil
 		}
-		return withAgent(c.Context(), func(client *bus.Client) error {
+		return withAgent(c.Context(), func(client *api.Client) error {
 			if err := client.Down(c.Context(), args[0]); err != nil {
 				return fmt.Errorf("down %s: %w", args[0], err)
 			}
@@ -59,11 +59,11 @@ func downAll(ctx context.Context) error {
 		return err
 	}
 	if followed(ctx) {
-		return withDaemon(ctx, func(client *bus.Client) error { return lanesDown(ctx, client) })
+		return withDaemon(ctx, func(client *api.Client) error { return lanesDown(ctx, client) })
 	}
 	var paths engine.Paths
 	paths.Flags(flag.NewFlagSet("", flag.ContinueOnError)) // the defaults
-	_, err := alone(ctx, paths, slog.LevelWarn, func(eng *engine.Engine, seen *nm.Snapshot) ([]reconcile.Status, error) {
+	_, err := alone(ctx, paths, slog.LevelWarn, func(eng *engine.Engine, seen *nm.Snapshot) ([]daemon.Status, error) {
 		// NetworkManager may still be at work on those that are down now.
 		seen.Profiles, seen.Known = nil, true
 		return eng.OnceDown(ctx)
@@ -97,7 +97,7 @@ func profilesDown(ctx context.Context) error {
 
 // lanesDown has the daemon take down what is not. For a moment it may not know yet that a
 // lane's profile is down.
-func lanesDown(ctx context.Context, client *bus.Client) error {
+func lanesDown(ctx context.Context, client *api.Client) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for {
@@ -112,7 +112,7 @@ func lanesDown(ctx context.Context, client *bus.Client) error {
 			}
 		}
 		err = errors.Join(failed...)
-		if err == nil || errors.Is(err, bus.ErrDenied) {
+		if err == nil || errors.Is(err, api.ErrDenied) {
 			return err
 		}
 		select {

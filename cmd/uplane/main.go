@@ -14,10 +14,10 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"uplane/internal/bus"
-	"uplane/internal/flatpak"
-	"uplane/internal/programs"
-	"uplane/internal/run"
+	"uplane/internal/api"
+	"uplane/internal/run/flatpak"
+	"uplane/internal/run/shim"
+	"uplane/internal/run/spawn"
 	"uplane/nm"
 )
 
@@ -30,8 +30,8 @@ const (
 func main() {
 	// A program that starts in a lane should not wait for the command tree to be built.
 	switch {
-	case len(os.Args) == 4 && os.Args[1] == programs.KeeperCommand:
-		os.Exit(run.Keep(os.Args[2], os.Args[3], os.Stderr))
+	case len(os.Args) == 4 && os.Args[1] == spawn.KeeperCommand:
+		os.Exit(shim.Keep(os.Args[2], os.Args[3], os.Stderr))
 	case len(os.Args) > 2 && os.Args[1] == flatpak.Arguments:
 		os.Exit(flatpak.Bwrap(os.Args[1:], os.Stderr))
 	case len(os.Args) > 1 && os.Args[1] == "run" && !wantsHelp(os.Args[2:]):
@@ -71,15 +71,15 @@ func hint(err error) string {
 	switch {
 	case errors.As(err, &known):
 		return known.next
-	case errors.Is(err, bus.ErrNoDaemon) && masked():
+	case errors.Is(err, api.ErrNoDaemon) && masked():
 		return "sudo systemctl unmask uplaned; sudo systemctl start uplaned"
-	case errors.Is(err, bus.ErrNoDaemon):
+	case errors.Is(err, api.ErrNoDaemon):
 		return "sudo systemctl enable --now uplaned, or sudo uplaned"
-	case errors.Is(err, bus.ErrDenied), errors.Is(err, nm.ErrDenied), errors.Is(err, fs.ErrPermission):
+	case errors.Is(err, api.ErrDenied), errors.Is(err, nm.ErrDenied), errors.Is(err, fs.ErrPermission):
 		return "the same with sudo"
 	case errors.Is(err, errFollowed):
 		return "uplane reload, uplane status"
-	case errors.Is(err, bus.ErrNoBus):
+	case errors.Is(err, api.ErrNoBus):
 		return "systemctl status dbus"
 	}
 	return ""
@@ -137,8 +137,8 @@ func laneArgs(least, most int) cobra.PositionalArgs {
 }
 
 // withDaemon calls f with a connection to the daemon.
-func withDaemon(ctx context.Context, f func(*bus.Client) error) error {
-	client, err := bus.Dial(ctx)
+func withDaemon(ctx context.Context, f func(*api.Client) error) error {
+	client, err := api.Dial(ctx)
 	if err != nil {
 		return err
 	}

@@ -9,7 +9,7 @@ import (
 
 	"github.com/godbus/dbus/v5"
 
-	"uplane/internal/bus"
+	"uplane/internal/api"
 )
 
 // notifyTimeout is for a desktop that has to start what shows notifications.
@@ -29,7 +29,7 @@ func reportOnDesktop(lane string, err error, next string) {
 
 // warnOfLane tells who starts a program by its icon that nothing leaves its lane yet. The program starts all the
 // same: the lane may come up any moment.
-func warnOfLane(ctx context.Context, client *bus.Client, lane string) {
+func warnOfLane(ctx context.Context, client *api.Client, lane string) {
 	lanes, err := client.List(ctx)
 	if err != nil {
 		return // and run says why

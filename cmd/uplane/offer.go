@@ -8,7 +8,7 @@ import (
 	"os"
 	"strings"
 
-	"uplane/internal/bus"
+	"uplane/internal/api"
 	"uplane/nm"
 	"uplane/policy"
 )
@@ -23,8 +23,8 @@ type hinted struct {
 // with the one that suggests itself: a person at a terminal is asked, others are told.
 func withOffer(ctx context.Context, lane string, up func(uplink string) error) error {
 	err := up("")
-	var refused *bus.Error
-	if !errors.As(err, &refused) || refused.Kind != bus.UplinkMissing {
+	var refused *api.Error
+	if !errors.As(err, &refused) || refused.Kind != api.UplinkMissing {
 		return err
 	}
 	seen, nerr := nm.Once(ctx, "")

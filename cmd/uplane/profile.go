@@ -11,7 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"uplane/internal/bus"
+	"uplane/internal/api"
 	"uplane/internal/config"
 	"uplane/nm"
 	"uplane/policy"
@@ -175,7 +175,7 @@ func removeProfiles(c *cobra.Command, name string, keep bool) error {
 	if _, goesOn := d.file(name); keep || goesOn {
 		return reportLane(ctx, name)
 	}
-	return awaitLane(ctx, name, func(_ bus.Lane, exists bool) bool { return !exists })
+	return awaitLane(ctx, name, func(_ api.Lane, exists bool) bool { return !exists })
 }
 
 // linkIndex is 0 for a link that is not there.
@@ -272,24 +272,24 @@ Networks that say nothing serve all lanes.`,
 
 // reload makes the daemon read the lane files again; one that does not run will when it starts.
 func reload(ctx context.Context) error {
-	return ignoreNoDaemon(withDaemon(ctx, func(client *bus.Client) error {
+	return ignoreNoDaemon(withDaemon(ctx, func(client *api.Client) error {
 		_, err := client.Reload(ctx)
 		return err
 	}))
 }
 
 func ignoreNoDaemon(err error) error {
-	if errors.Is(err, bus.ErrNoDaemon) {
+	if errors.Is(err, api.ErrNoDaemon) {
 		return nil
 	}
 	return err
 }
 
 // awaitLane waits until the daemon has a lane as ok says, and gives up silently.
-func awaitLane(ctx context.Context, name string, ok func(l bus.Lane, exists bool) bool) error {
+func awaitLane(ctx context.Context, name string, ok func(l api.Lane, exists bool) bool) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	return ignoreNoDaemon(withDaemon(ctx, func(client *bus.Client) error {
+	return ignoreNoDaemon(withDaemon(ctx, func(client *api.Client) error {
 		for {
 			lanes, err := client.List(ctx)
 			if ctx.Err() != nil {
@@ -315,9 +315,9 @@ const settling = 3 * time.Second
 
 // reportLane waits until a lane is up and says so, or why it is not.
 func reportLane(ctx context.Context, name string) error {
-	var last bus.Lane
+	var last api.Lane
 	settled := time.Now().Add(settling)
-	err := awaitLane(ctx, name, func(l bus.Lane, exists bool) bool {
+	err := awaitLane(ctx, name, func(l api.Lane, exists bool) bool {
 		last = l
 		return exists && (l.State == "up" || l.State == "degraded" && time.Now().After(settled) || l.State == "error")
 	})

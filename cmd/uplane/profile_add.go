@@ -11,7 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"uplane/internal/bus"
+	"uplane/internal/api"
 	"uplane/internal/config"
 	"uplane/internal/kernel"
 	"uplane/nm"
@@ -157,8 +157,8 @@ func (d *desk) allocate(ctx context.Context, lane policy.Lane) (policy.Allocatio
 	if err != nil {
 		return policy.Allocation{}, err
 	}
-	var present []bus.Lane
-	err = ignoreNoDaemon(withDaemon(ctx, func(client *bus.Client) (err error) {
+	var present []api.Lane
+	err = ignoreNoDaemon(withDaemon(ctx, func(client *api.Client) (err error) {
 		present, err = client.List(ctx)
 		return err
 	}))

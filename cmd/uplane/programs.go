@@ -13,7 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"uplane/internal/bus"
+	"uplane/internal/api"
 )
 
 func psCommand() *cobra.Command {
@@ -31,7 +31,7 @@ root. However they got there: by uplane run, ip netns exec, or as a service.`,
 		if len(args) > 0 {
 			lane = args[0]
 		}
-		return withDaemon(c.Context(), func(client *bus.Client) error {
+		return withDaemon(c.Context(), func(client *api.Client) error {
 			all, err := client.Programs(c.Context(), lane)
 			if err != nil {
 				return err
@@ -48,7 +48,7 @@ root. However they got there: by uplane run, ip netns exec, or as a service.`,
 
 // program is one in a lane, with its arguments.
 type program struct {
-	bus.Program
+	api.Program
 	Command string `json:"command"` // in brackets its name, when it has none or does not tell them
 }
 
@@ -60,7 +60,7 @@ const (
 )
 
 // withCommands reads the arguments of programs. The daemon does not, which any program could hold up by that.
-func withCommands(all []bus.Program) []program {
+func withCommands(all []api.Program) []program {
 	out := make([]program, len(all))
 	timeout := time.After(commandTime)
 	for i, p := range all {
@@ -136,7 +136,7 @@ func stopCommand() *cobra.Command {
 it is killed. The lane stays.`,
 		Args: laneArgs(1, 1),
 		RunE: func(c *cobra.Command, args []string) error {
-			return withDaemon(c.Context(), func(client *bus.Client) error {
+			return withDaemon(c.Context(), func(client *api.Client) error {
 				n, err := client.Stop(c.Context(), args[0])
 				if err == nil && n == 0 {
 					fmt.Fprintf(os.Stderr, "nothing of yours runs in lane %s\n", args[0])
@@ -148,7 +148,7 @@ it is killed. The lane stays.`,
 }
 
 // countPrograms counts what runs in each lane.
-func countPrograms(ctx context.Context, client *bus.Client) (map[string]int, error) {
+func countPrograms(ctx context.Context, client *api.Client) (map[string]int, error) {
 	all, err := client.Programs(ctx, "")
 	count := map[string]int{}
 	for _, p := range all {

@@ -6,12 +6,12 @@ import (
 	"testing"
 	"unicode/utf8"
 
-	"uplane/internal/bus"
+	"uplane/internal/api"
 )
 
 // TestWithCommands: of a process that has arguments they are shown, of others the name, and no more than fits on a line.
 func TestWithCommands(t *testing.T) {
-	got := withCommands([]bus.Program{{PID: uint32(os.Getpid()), Name: "test"}, {PID: 1 << 30, Name: "go\x1bne"}})
+	got := withCommands([]api.Program{{PID: uint32(os.Getpid()), Name: "test"}, {PID: 1 << 30, Name: "go\x1bne"}})
 	if !strings.HasPrefix(got[0].Command, clean(os.Args[0])[:20]) || len(got[0].Command) > maxCommand {
 		t.Errorf("this process: %q", got[0].Command)
 	}

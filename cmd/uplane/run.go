@@ -9,11 +9,11 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"uplane/internal/bus"
-	"uplane/internal/enter"
-	"uplane/internal/flatpak"
-	"uplane/internal/instance"
-	"uplane/internal/run"
+	"uplane/internal/api"
+	"uplane/internal/run/flatpak"
+	"uplane/internal/run/handover"
+	"uplane/internal/run/nsexec"
+	"uplane/internal/run/shim"
 	"uplane/policy"
 )
 
@@ -50,7 +50,7 @@ found, 126 when it can't be executed, 125 when uplane failed.`,
 
 // runInLane runs what "uplane run" is told, and returns its exit code.
 func runInLane(args []string) int {
-	order, err := enter.Parse(args)
+	order, err := nsexec.Parse(args)
 	if err != nil {
 		report(fmt.Errorf("run: %w", err), "uplane run LANE [--] COMMAND")
 		return exitUsage
@@ -60,7 +60,7 @@ func runInLane(args []string) int {
 
 // enterLane runs a command in a lane. Root enters by itself; for others the daemon has it
 // done. It returns the exit code.
-func enterLane(o enter.Order, environ []string) int {
+func enterLane(o nsexec.Order, environ []string) int {
 	fail := func(err error, next string) {
 		err = fmt.Errorf("run: %w", err)
 		if o.Notify {
@@ -71,20 +71,20 @@ func enterLane(o enter.Order, environ []string) int {
 	}
 	if err := policy.CheckLaneName(o.Lane); err != nil {
 		fail(err, "uplane list")
-		return enter.ExitFailed
+		return nsexec.ExitFailed
 	}
-	environ = flatpak.Environ(enter.WithoutLoopbackProxies(environ, os.Stderr))
+	environ = flatpak.Environ(nsexec.WithoutLoopbackProxies(environ, os.Stderr))
 	if os.Geteuid() == 0 {
 		if o.Strict {
 			fail(errors.New("--strict: a program of root's takes uplane's place, so nobody is there to see where it went"), "the same without sudo")
-			return enter.ExitFailed
+			return nsexec.ExitFailed
 		}
-		failure := enter.Run(o.Lane, o.Command, environ)
+		failure := nsexec.Run(o.Lane, o.Command, environ)
 		fail(failure, failure.Next)
 		return failure.Code
 	}
-	path, _ := enter.Find(o.Command[0]) // in the lane it is told what is wrong with it
-	program := instance.New(o.Lane, o.Command, path)
+	path, _ := nsexec.Find(o.Command[0]) // in the lane it is told what is wrong with it
+	program := handover.New(o.Lane, o.Command, path)
 	if escape := program.Before(o.Strict); escape != nil {
 		fail(escape, escape.Next)
 		if o.Strict {
@@ -92,7 +92,7 @@ func enterLane(o enter.Order, environ []string) int {
 		}
 	}
 	start := func(ctx context.Context, socket string) error {
-		return withDaemon(ctx, func(client *bus.Client) error {
+		return withDaemon(ctx, func(client *api.Client) error {
 			if o.Notify {
 				warnOfLane(ctx, client, o.Lane)
 			}
@@ -101,12 +101,12 @@ func enterLane(o enter.Order, environ []string) int {
 		})
 	}
 	started := time.Now()
-	code, name, err := run.Run(context.Background(), start, o.Lane, o.Command, environ)
+	code, name, err := shim.Run(context.Background(), start, o.Lane, o.Command, environ)
 	if err != nil {
 		fail(err, runHint(o.Lane, err))
 		return code
 	}
-	if code != 0 || time.Since(started) > instance.Soon {
+	if code != 0 || time.Since(started) > handover.Soon {
 		return code
 	}
 	if escape := program.After(name); escape != nil {
@@ -119,14 +119,14 @@ func enterLane(o enter.Order, environ []string) int {
 }
 
 func runHint(lane string, err error) string {
-	var refused *bus.Error
-	var failure *enter.Failure
+	var refused *api.Error
+	var failure *nsexec.Failure
 	switch {
 	case errors.As(err, &failure):
 		return failure.Next
-	case errors.As(err, &refused) && refused.Kind == bus.NoSuchLane:
+	case errors.As(err, &refused) && refused.Kind == api.NoSuchLane:
 		return "uplane up " + lane
-	case errors.As(err, &refused) && refused.Kind == bus.Refused:
+	case errors.As(err, &refused) && refused.Kind == api.Refused:
 		return ""
 	}
 	return hint(err)

@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
-	"uplane/internal/enter"
+	"uplane/internal/run/nsexec"
 )
 
 // laneVariable tells a shell, and its prompt, in which lane it is.
@@ -28,7 +28,7 @@ nothing for that; others find the lane's name in $UPLANE_LANE.`,
 			if err != nil {
 				return err
 			}
-			code := enterLane(enter.Order{Lane: args[0], Command: command}, environ)
+			code := enterLane(nsexec.Order{Lane: args[0], Command: command}, environ)
 			if folder != "" {
 				os.RemoveAll(folder) // a shell that did not start has left it
 			}

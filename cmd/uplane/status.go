@@ -13,7 +13,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
-	"uplane/internal/bus"
+	"uplane/internal/api"
 )
 
 func listCommand() *cobra.Command {
@@ -22,7 +22,7 @@ func listCommand() *cobra.Command {
 		Short: "List lanes, a line each",
 		Args:  laneArgs(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
-			return withDaemon(c.Context(), func(client *bus.Client) error {
+			return withDaemon(c.Context(), func(client *api.Client) error {
 				lanes, err := client.List(c.Context())
 				if err != nil {
 					return err
@@ -33,7 +33,7 @@ func listCommand() *cobra.Command {
 	}
 }
 
-func printTable(w io.Writer, lanes []bus.Lane) error {
+func printTable(w io.Writer, lanes []api.Lane) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "LANE\tSTATE\tUPLINK\tGATEWAY\tSUBNET\tTABLE\tREASON")
 	for _, l := range lanes {
@@ -63,7 +63,7 @@ func statusCommand() *cobra.Command {
 	c.Flags().BoolVar(&asJSON, "json", false, "for programs; with --watch one document a line")
 	c.Flags().BoolVar(&watch, "watch", false, "show every change until interrupted")
 	c.RunE = func(c *cobra.Command, args []string) error {
-		return withDaemon(c.Context(), func(client *bus.Client) error {
+		return withDaemon(c.Context(), func(client *api.Client) error {
 			show := func() error { return showStatus(c.Context(), client, args, asJSON, watch) }
 			if !watch {
 				return show()
@@ -75,7 +75,7 @@ func statusCommand() *cobra.Command {
 }
 
 // watchStatus shows the lanes now and after every change. A daemon that goes is waited for.
-func watchStatus(ctx context.Context, client *bus.Client, show func() error) error {
+func watchStatus(ctx context.Context, client *api.Client, show func() error) error {
 	changes, err := client.Changes(ctx)
 	if err != nil {
 		return err
@@ -85,9 +85,9 @@ func watchStatus(ctx context.Context, client *bus.Client, show func() error) err
 		if running {
 			err = show()
 		} else {
-			err = bus.ErrNoDaemon
+			err = api.ErrNoDaemon
 		}
-		if errors.Is(err, bus.ErrNoDaemon) {
+		if errors.Is(err, api.ErrNoDaemon) {
 			fmt.Fprintln(os.Stderr, "uplane: the daemon is not running; waiting for it")
 		} else if err != nil {
 			return err
@@ -97,7 +97,7 @@ func watchStatus(ctx context.Context, client *bus.Client, show func() error) err
 			return nil
 		case _, ok := <-changes:
 			if !ok {
-				return bus.ErrNoBus
+				return api.ErrNoBus
 			}
 		}
 		// A call would start a daemon that somebody has just stopped.
@@ -107,7 +107,7 @@ func watchStatus(ctx context.Context, client *bus.Client, show func() error) err
 	}
 }
 
-func showStatus(ctx context.Context, client *bus.Client, args []string, asJSON, watch bool) error {
+func showStatus(ctx context.Context, client *api.Client, args []string, asJSON, watch bool) error {
 	lanes, err := client.List(ctx)
 	if err != nil {
 		return err
@@ -117,7 +117,7 @@ func showStatus(ctx context.Context, client *bus.Client, args []string, asJSON, 
 		if err != nil {
 			return err
 		}
-		lanes = []bus.Lane{lane}
+		lanes = []api.Lane{lane}
 	}
 	count, err := countPrograms(ctx, client)
 	if err != nil {
@@ -152,7 +152,7 @@ func showStatus(ctx context.Context, client *bus.Client, args []string, asJSON, 
 // laneStatus is how a lane is, in the form of --json, and how many programs of the user's (for root,
 // of everybody's) are in it.
 type laneStatus struct {
-	bus.Lane
+	api.Lane
 	Programs int `json:"programs"`
 }
 
@@ -184,7 +184,7 @@ func printLane(w io.Writer, l laneStatus) {
 }
 
 // sentence says how a lane is in one line.
-func sentence(l bus.Lane) string {
+func sentence(l api.Lane) string {
 	s := "lane " + l.Name + " is " + l.State
 	switch l.State {
 	case "up", "degraded":

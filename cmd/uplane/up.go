@@ -9,7 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"uplane/internal/bus"
+	"uplane/internal/api"
 )
 
 // patience is how long up waits for an uplink that is not there yet.
@@ -36,7 +36,7 @@ A new lane without --uplink gets the connected one that is idle, if you agree.`,
 		if err != nil {
 			return usageError{err}
 		}
-		return withAgent(c.Context(), func(client *bus.Client) error {
+		return withAgent(c.Context(), func(client *api.Client) error {
 			return withOffer(c.Context(), args[0], func(uplink string) error {
 				if uplink != "" {
 					changes["uplink"] = uplink
@@ -84,7 +84,7 @@ func upChanges(c *cobra.Command) (map[string]any, error) {
 }
 
 // up asks for the lane and waits until it is up.
-func up(ctx context.Context, client *bus.Client, name string, changes map[string]any) error {
+func up(ctx context.Context, client *api.Client, name string, changes map[string]any) error {
 	notices, err := client.Changes(ctx)
 	if err != nil {
 		return err
@@ -117,21 +117,21 @@ func up(ctx context.Context, client *bus.Client, name string, changes map[string
 	return nil
 }
 
-func findLane(ctx context.Context, client *bus.Client, name string) (bus.Lane, error) {
+func findLane(ctx context.Context, client *api.Client, name string) (api.Lane, error) {
 	lanes, err := client.List(ctx)
 	if err != nil {
-		return bus.Lane{}, err
+		return api.Lane{}, err
 	}
 	return findIn(lanes, name)
 }
 
-func findIn(lanes []bus.Lane, name string) (bus.Lane, error) {
+func findIn(lanes []api.Lane, name string) (api.Lane, error) {
 	for _, l := range lanes {
 		if l.Name == name {
 			return l, nil
 		}
 	}
-	return bus.Lane{}, fmt.Errorf("%s: no such lane; uplane list shows those there are", name)
+	return api.Lane{}, fmt.Errorf("%s: no such lane; uplane list shows those there are", name)
 }
 
 func removeCommand() *cobra.Command {
@@ -140,7 +140,7 @@ func removeCommand() *cobra.Command {
 		Short: "Take a lane down and delete its file",
 		Args:  laneArgs(1, 1),
 		RunE: func(c *cobra.Command, args []string) error {
-			return withAgent(c.Context(), func(client *bus.Client) error {
+			return withAgent(c.Context(), func(client *api.Client) error {
 				if err := client.Remove(c.Context(), args[0]); err != nil {
 					return fmt.Errorf("remove %s: %w", args[0], err)
 				}
@@ -156,7 +156,7 @@ func reloadCommand() *cobra.Command {
 		Short: "Read the lane files again",
 		Args:  laneArgs(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
-			return withAgent(c.Context(), func(client *bus.Client) error {
+			return withAgent(c.Context(), func(client *api.Client) error {
 				problems, err := client.Reload(c.Context())
 				if err != nil {
 					return fmt.Errorf("reload: %w", err)
@@ -179,7 +179,7 @@ func planCommand() *cobra.Command {
 		Short: "Show the shell lines that up would carry out; nothing is done",
 		Args:  laneArgs(1, 1),
 		RunE: func(c *cobra.Command, args []string) error {
-			return withDaemon(c.Context(), func(client *bus.Client) error {
+			return withDaemon(c.Context(), func(client *api.Client) error {
 				lines, err := client.Plan(c.Context(), args[0])
 				if err != nil {
 					return fmt.Errorf("plan %s: %w", args[0], err)

@@ -9,7 +9,7 @@ import (
 	"slices"
 	"text/tabwriter"
 
-	"uplane/internal/bus"
+	"uplane/internal/api"
 	"uplane/nm"
 	"uplane/policy"
 )
@@ -17,8 +17,8 @@ import (
 // welcome is what uplane says without a command: what is set up, what it sees, and
 // what to type next.
 func welcome(ctx context.Context, w io.Writer) error {
-	var lanes []bus.Lane
-	err := withDaemon(ctx, func(client *bus.Client) (err error) {
+	var lanes []api.Lane
+	err := withDaemon(ctx, func(client *api.Client) (err error) {
 		lanes, err = client.List(ctx)
 		return err
 	})
@@ -83,14 +83,14 @@ func noUplinks(seen nm.Snapshot, err error) string {
 }
 
 // next is the one command to type next.
-func next(lanes []bus.Lane, err error, seen nm.Snapshot, main *policy.Uplink, idle []*policy.Uplink) string {
+func next(lanes []api.Lane, err error, seen nm.Snapshot, main *policy.Uplink, idle []*policy.Uplink) string {
 	sudo := ""
 	if os.Geteuid() != 0 {
 		sudo = "sudo "
 	}
-	up := slices.IndexFunc(lanes, func(l bus.Lane) bool { return l.State == "up" || l.State == "degraded" })
+	up := slices.IndexFunc(lanes, func(l api.Lane) bool { return l.State == "up" || l.State == "degraded" })
 	switch {
-	case errors.Is(err, bus.ErrNoDaemon) && !masked():
+	case errors.Is(err, api.ErrNoDaemon) && !masked():
 		return sudo + "systemctl enable --now uplaned"
 	case err != nil:
 		return hint(err)

@@ -16,10 +16,10 @@ import (
 	flag "github.com/spf13/pflag"
 	"golang.org/x/sync/errgroup"
 
-	"uplane/internal/bus"
+	"uplane/internal/api"
+	"uplane/internal/daemon"
 	"uplane/internal/engine"
-	"uplane/internal/programs"
-	"uplane/internal/reconcile"
+	"uplane/internal/run/spawn"
 	"uplane/internal/state"
 	"uplane/internal/units"
 	"uplane/internal/version"
@@ -28,8 +28,8 @@ import (
 
 func main() {
 	// The daemon itself starts this, for a user's program.
-	if len(os.Args) == 2 && os.Args[1] == programs.BirthCommand {
-		os.Exit(programs.Birth())
+	if len(os.Args) == 2 && os.Args[1] == spawn.BirthCommand {
+		os.Exit(spawn.Birth())
 	}
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
 }
@@ -90,23 +90,23 @@ func serve(o options, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	trigger := reconcile.NewTrigger()
+	trigger := daemon.NewTrigger()
 	watcher := nm.NewWatcher(nm.Options{Log: log, Changed: trigger.Poke})
-	var server *bus.Server
+	var server *api.Server
 	targets := units.New(units.Options{Log: log})
 	eng, err := engine.Open(ctx, engine.Options{
 		Paths: o.Paths, Log: log, Holder: state.Daemon, Trigger: trigger, Uplinks: watcher.Snapshot,
-		Changed: func(all []reconcile.Status) {
+		Changed: func(all []daemon.Status) {
 			server.Update(toLanes(all))
-			targets.Update(reconcile.Up(all))
+			targets.Update(daemon.Up(all))
 		},
 	})
 	if err != nil {
 		return err
 	}
 	defer eng.Close()
-	running := &programs.Manager{Uplane: programs.Beside(self)}
-	server = bus.NewServer(bus.Options{Manager: manager{eng.Loop, running}, Log: log, Resumed: func() {
+	running := &spawn.Manager{Uplane: spawn.Beside(self)}
+	server = api.NewServer(api.Options{Manager: manager{eng.Loop, running}, Log: log, Resumed: func() {
 		// Nobody heard what happened to the kernel while the machine slept.
 		log.Info("woken up from sleep; looking at everything again")
 		eng.Resync()

@@ -5,17 +5,17 @@ import (
 	"errors"
 	"net/netip"
 
-	"uplane/internal/bus"
+	"uplane/internal/api"
 	"uplane/internal/config"
-	"uplane/internal/programs"
-	"uplane/internal/reconcile"
+	"uplane/internal/daemon"
+	"uplane/internal/run/spawn"
 	"uplane/policy"
 )
 
 // manager shows the loop, and what runs in lanes, to the bus, in the bus's words.
 type manager struct {
-	loop     *reconcile.Loop
-	programs *programs.Manager
+	loop     *daemon.Loop
+	programs *spawn.Manager
 }
 
 func (m manager) Up(ctx context.Context, lane string, changes map[string]any, create bool) error {
@@ -57,35 +57,35 @@ func busError(err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, reconcile.ErrNoLane):
-		return bus.Errorf(bus.NoSuchLane, "%v", err)
+	case errors.Is(err, daemon.ErrNoLane):
+		return api.Errorf(api.NoSuchLane, "%v", err)
 	case errors.As(err, &refused) && refused.LacksUplink():
-		return bus.Errorf(bus.UplinkMissing, "%v", err)
+		return api.Errorf(api.UplinkMissing, "%v", err)
 	case errors.As(err, &refused):
-		return bus.Errorf(bus.InvalidArgument, "%v", err)
+		return api.Errorf(api.InvalidArgument, "%v", err)
 	}
-	return bus.Errorf(bus.Failed, "%v", err)
+	return api.Errorf(api.Failed, "%v", err)
 }
 
-func toLanes(statuses []reconcile.Status) []bus.Lane {
-	out := make([]bus.Lane, len(statuses))
+func toLanes(statuses []daemon.Status) []api.Lane {
+	out := make([]api.Lane, len(statuses))
 	for i, s := range statuses {
 		out[i] = toLane(s)
 	}
 	return out
 }
 
-func toLane(s reconcile.Status) bus.Lane {
-	l := bus.Lane{
+func toLane(s daemon.Status) api.Lane {
+	l := api.Lane{
 		Name: s.Lane.Name, State: string(s.State), Reason: s.Reason, Profile: s.Profile, Mark: s.Lane.Mark,
-		IPv4: bus.Family{Addresses: []string{}}, IPv6: bus.Family{Addresses: []string{}},
-		DNS: texts(s.DNS), Since: bus.SinceTime(s.Since),
+		IPv4: api.Family{Addresses: []string{}}, IPv6: api.Family{Addresses: []string{}},
+		DNS: texts(s.DNS), Since: api.SinceTime(s.Since),
 	}
 	if s.Alloc.Subnet.IsValid() {
 		l.Namespace, l.Bridge, l.Subnet, l.Table = policy.NetnsPath(s.Lane.Name), s.Alloc.Bridge, s.Alloc.Subnet.String(), s.Alloc.Table
 	}
 	if u := s.Uplink; u != nil {
-		l.Uplink = bus.Uplink{Interface: u.Interface, Connection: u.Connection, UUID: u.UUID, SSID: u.SSID}
+		l.Uplink = api.Uplink{Interface: u.Interface, Connection: u.Connection, UUID: u.UUID, SSID: u.SSID}
 		for _, a := range u.Addresses {
 			f := &l.IPv4
 			if a.Addr().Is6() {

@@ -8,19 +8,19 @@ import (
 	"syscall"
 	"time"
 
-	"uplane/internal/reconcile"
+	"uplane/internal/daemon"
 	"uplane/internal/systemd"
 )
 
 // service is the daemon as systemd sees it.
 type service struct {
 	log    *slog.Logger
-	loop   *reconcile.Loop
+	loop   *daemon.Loop
 	hangup chan os.Signal
 }
 
 // newService catches SIGHUP from now on: one that comes early shall not end us.
-func newService(log *slog.Logger, loop *reconcile.Loop) *service {
+func newService(log *slog.Logger, loop *daemon.Loop) *service {
 	s := &service{log, loop, make(chan os.Signal, 1)}
 	signal.Notify(s.hangup, syscall.SIGHUP)
 	return s

@@ -13,9 +13,9 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"uplane/internal/config"
+	"uplane/internal/daemon"
+	"uplane/internal/firewall"
 	"uplane/internal/kernel"
-	"uplane/internal/netfilter"
-	"uplane/internal/reconcile"
 	"uplane/internal/state"
 	"uplane/nm"
 )
@@ -37,19 +37,19 @@ func (p *Paths) Flags(f *flag.FlagSet) {
 type Options struct {
 	Paths
 	Log     *slog.Logger
-	Holder  string            // of the lock: state.Daemon or state.OneShot
-	Trigger reconcile.Trigger // nil: nothing is followed
+	Holder  string         // of the lock: state.Daemon or state.OneShot
+	Trigger daemon.Trigger // nil: nothing is followed
 	Uplinks func() nm.Snapshot
-	Changed func([]reconcile.Status) // see [reconcile.Options]; may be nil
+	Changed func([]daemon.Status) // see [daemon.Options]; may be nil
 }
 
 // Engine is the loop and what it works with.
 type Engine struct {
-	*reconcile.Loop
+	*daemon.Loop
 	log      *slog.Logger
 	lock     *state.Lock
 	kernel   *kernel.Kernel
-	firewall *netfilter.Firewall
+	firewall *firewall.Firewall
 }
 
 // lockPatience is how long a one-shot run of another process may take.
@@ -89,11 +89,11 @@ func Open(ctx context.Context, o Options) (_ *Engine, err error) {
 	if e.kernel, err = kernel.Open(o.Log, changed); err != nil {
 		return nil, err
 	}
-	e.Loop = reconcile.New(reconcile.Options{
+	e.Loop = daemon.New(daemon.Options{
 		Trigger: o.Trigger, Log: o.Log, Dirs: dirs, Kernel: e.kernel, Firewall: e.firewall, Grace: kernel.Grace, States: states, Runs: runs,
-		Uplinks: func() reconcile.Uplinks {
+		Uplinks: func() daemon.Uplinks {
 			s := o.Uplinks()
-			return reconcile.Uplinks{All: s.Uplinks, Profiles: s.Profiles, Known: s.Known, Running: s.Running}
+			return daemon.Uplinks{All: s.Uplinks, Profiles: s.Profiles, Known: s.Known, Running: s.Running}
 		},
 		Changed: o.Changed,
 	})

@@ -6,44 +6,44 @@ import (
 	"log/slog"
 	"time"
 
-	"uplane/internal/netfilter"
+	"uplane/internal/firewall"
 )
 
 // openFirewall opens the backend that mode names, and takes away what an
 // earlier daemon built with the other one.
-func openFirewall(log *slog.Logger, mode string, created []string) (*netfilter.Firewall, error) {
-	firewall, err := netfilter.Open(mode, created)
+func openFirewall(log *slog.Logger, mode string, created []string) (*firewall.Firewall, error) {
+	fw, err := firewall.Open(mode, created)
 	if err != nil {
 		return nil, err
 	}
 	rest := "iptables"
-	if firewall.Name() != "nftables" {
+	if fw.Name() != "nftables" {
 		rest = "nftables"
 	}
-	other, err := netfilter.Open(rest, created)
+	other, err := firewall.Open(rest, created)
 	if err != nil {
-		return firewall, nil // it is not there, so nothing of ours is
+		return fw, nil // it is not there, so nothing of ours is
 	}
 	chains, err := other.Observe()
 	if err != nil || len(chains) == 0 {
-		return firewall, nil
+		return fw, nil
 	}
-	log.Info("removing the chains of another firewall backend", "backend", other.Name(), "now", firewall.Name())
+	log.Info("removing the chains of another firewall backend", "backend", other.Name(), "now", fw.Name())
 	if err := other.Apply(nil, chains); err != nil {
 		return nil, fmt.Errorf("remove the chains of %s: %w", other.Name(), err)
 	}
-	return firewall, nil
+	return fw, nil
 }
 
 // watchFirewall calls changed after every change of the firewall, until ctx is done.
-func watchFirewall(ctx context.Context, log *slog.Logger, firewall *netfilter.Firewall, changed func()) {
-	if !firewall.Events() {
-		log.Warn("legacy iptables sends no events: changes of our chains by others are noticed late", "backend", firewall.Name())
+func watchFirewall(ctx context.Context, log *slog.Logger, fw *firewall.Firewall, changed func()) {
+	if !fw.Events() {
+		log.Warn("legacy iptables sends no events: changes of our chains by others are noticed late", "backend", fw.Name())
 		return
 	}
 	const longest = time.Minute
 	for wait := time.Second; ctx.Err() == nil; wait = min(2*wait, longest) {
-		err := firewall.Follow(ctx, changed)
+		err := fw.Follow(ctx, changed)
 		if ctx.Err() != nil {
 			return
 		}

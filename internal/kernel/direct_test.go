@@ -7,8 +7,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"uplane/internal/lab"
 	"uplane/policy"
+	"uplane/test/lab"
 )
 
 // What the direct socket writes and reads is what the library reads.

@@ -5,8 +5,8 @@ import (
 	"testing"
 	"time"
 
-	"uplane/internal/lab"
 	"uplane/policy"
+	"uplane/test/lab"
 )
 
 // rest is what a lane could leave behind on a bridge that stays.

@@ -11,8 +11,8 @@ import (
 	"testing"
 	"time"
 
-	"uplane/internal/lab"
 	"uplane/policy"
+	"uplane/test/lab"
 )
 
 // testState is everything of two lanes but their chains.

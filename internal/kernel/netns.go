@@ -11,7 +11,7 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
-	"uplane/internal/thread"
+	"uplane/internal/nsthread"
 	"uplane/policy"
 )
 
@@ -208,7 +208,7 @@ func addNetns(name string) error {
 	if err := createFile(path, policy.FileTag+name+"\n", 0o444); err != nil {
 		return err
 	}
-	err := thread.Run(func() error {
+	err := nsthread.Run(func() error {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return fmt.Errorf("unshare: %w", err)
 		}

@@ -3,8 +3,8 @@ package kernel
 import (
 	"testing"
 
-	"uplane/internal/lab"
 	"uplane/policy"
+	"uplane/test/lab"
 )
 
 // TestLaneHasNoIPv6 checks that no link in a lane speaks IPv6, however it came there, while programs can use ::1.

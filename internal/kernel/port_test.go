@@ -4,8 +4,8 @@ import (
 	"testing"
 	"time"
 
-	"uplane/internal/lab"
 	"uplane/policy"
+	"uplane/test/lab"
 )
 
 // TestPortsAreSeen has somebody else connect links to bridges, ours and others', and take them away.

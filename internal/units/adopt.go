@@ -10,8 +10,8 @@ import (
 	"strings"
 	"sync"
 
+	"uplane/internal/run/overlay"
 	"uplane/internal/state/safefile"
-	"uplane/internal/view"
 	"uplane/policy"
 )
 
@@ -59,10 +59,10 @@ func CheckUnit(name string) (string, error) {
 // DropIn is what makes a service run in a lane.
 func DropIn(unit, lane string) string {
 	var binds, masks []string
-	for _, f := range view.Files(lane) {
+	for _, f := range overlay.Files(lane) {
 		binds = append(binds, f.Lanes+":"+f.Hosts)
 	}
-	for _, dir := range view.Masked {
+	for _, dir := range overlay.Masked {
 		masks = append(masks, dir+":ro")
 	}
 	return fmt.Sprintf(`%[1]s%[2]s: %[3]s runs in this lane; "uplane adopt --undo %[3]s" removes it

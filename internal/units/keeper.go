@@ -11,7 +11,7 @@ import (
 
 	"github.com/godbus/dbus/v5"
 
-	"uplane/internal/wire"
+	"uplane/internal/busguard"
 )
 
 // Options are what a Keeper needs to know.
@@ -138,7 +138,7 @@ func (k *Keeper) Once(ctx context.Context, up []string) error {
 }
 
 func (k *Keeper) dial(ctx context.Context) (*dbus.Conn, error) {
-	return wire.Connect(ctx, k.Address, nil)
+	return busguard.Connect(ctx, k.Address, nil)
 }
 
 // compare starts and stops what differs. It returns when to look again, 0: not

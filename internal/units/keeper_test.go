@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"uplane/internal/lab"
+	"uplane/test/lab"
 )
 
 // stage is a keeper on a bus of its own, with a stand-in for systemd.

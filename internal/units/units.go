@@ -15,7 +15,7 @@ import (
 
 	"github.com/godbus/dbus/v5"
 
-	"uplane/internal/wire"
+	"uplane/internal/busguard"
 	"uplane/policy"
 )
 
@@ -103,7 +103,7 @@ func (s systemd) set(ctx context.Context, lane string, up bool) error {
 // Reload makes systemd read its unit files again, as "systemctl daemon-reload"
 // does. Without systemd on the bus it does nothing.
 func Reload(ctx context.Context) error {
-	conn, err := wire.Connect(ctx, "", nil)
+	conn, err := busguard.Connect(ctx, "", nil)
 	if err != nil {
 		return nil
 	}
