@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/signal"
 	"strings"
@@ -14,11 +13,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"uplane/internal/api"
 	"uplane/internal/run/flatpak"
 	"uplane/internal/run/shim"
 	"uplane/internal/run/spawn"
-	"uplane/nm"
 )
 
 // Exit codes. A command in a lane has its own.
@@ -42,6 +39,10 @@ func main() {
 	os.Exit(execute(ctx, os.Args[1:]))
 }
 
+func wantsHelp(args []string) bool {
+	return len(args) == 0 || args[0] == "-h" || args[0] == "--help"
+}
+
 func execute(ctx context.Context, args []string) int {
 	root := command()
 	root.SetArgs(args)
@@ -57,46 +58,6 @@ func execute(ctx context.Context, args []string) int {
 	report(err, hint(err))
 	return exitFailed
 }
-
-// report prints an error as "uplane: WHAT: WHY" and what to do next.
-func report(err error, next string) {
-	fmt.Fprintln(os.Stderr, "uplane:", err)
-	if next != "" {
-		fmt.Fprintln(os.Stderr, "  try:", next)
-	}
-}
-
-func hint(err error) string {
-	var known hinted
-	switch {
-	case errors.As(err, &known):
-		return known.next
-	case errors.Is(err, api.ErrNoDaemon) && masked():
-		return "sudo systemctl unmask uplaned; sudo systemctl start uplaned"
-	case errors.Is(err, api.ErrNoDaemon):
-		return "sudo systemctl enable --now uplaned, or sudo uplaned"
-	case errors.Is(err, api.ErrDenied), errors.Is(err, nm.ErrDenied), errors.Is(err, fs.ErrPermission):
-		return "the same with sudo"
-	case errors.Is(err, errFollowed):
-		return "uplane reload, uplane status"
-	case errors.Is(err, api.ErrNoBus):
-		return "systemctl status dbus"
-	}
-	return ""
-}
-
-// masked tells whether an administrator has ruled the daemon out.
-func masked() bool {
-	for _, dir := range []string{"/etc", "/run"} {
-		if target, _ := os.Readlink(dir + "/systemd/system/uplaned.service"); target == os.DevNull {
-			return true
-		}
-	}
-	return false
-}
-
-// usageError is a mistake in the command line.
-type usageError struct{ error }
 
 func command() *cobra.Command {
 	root := &cobra.Command{
@@ -124,28 +85,4 @@ the machine stays on its default route.`,
 		stopCommand(), applyCommand(), adoptCommand(), dispatchCommand(), versionCommand())
 	completeWords(root)
 	return root
-}
-
-// lanes returns an argument check for exactly n lane names.
-func laneArgs(least, most int) cobra.PositionalArgs {
-	return func(c *cobra.Command, args []string) error {
-		if len(args) < least || len(args) > most {
-			return usageError{fmt.Errorf("%s: expected a lane's name: uplane %s", c.Name(), c.Use)}
-		}
-		return nil
-	}
-}
-
-// withDaemon calls f with a connection to the daemon.
-func withDaemon(ctx context.Context, f func(*api.Client) error) error {
-	client, err := api.Dial(ctx)
-	if err != nil {
-		return err
-	}
-	defer client.Close()
-	return f(client)
-}
-
-func wantsHelp(args []string) bool {
-	return len(args) == 0 || args[0] == "-h" || args[0] == "--help"
 }

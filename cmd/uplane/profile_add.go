@@ -18,9 +18,6 @@ import (
 	"uplane/policy"
 )
 
-// profileOptions are those of uplane profile add that a profile has as user keys.
-var profileOptions = []string{"uplink", "table", "mark", "dns", "allow"}
-
 func profileAddCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "add LANE",

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -12,6 +11,32 @@ import (
 
 	"uplane/nm"
 )
+
+func profileListCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "list",
+		Short: "List lanes' profiles, and networks that serve some lanes only",
+		Args:  laneArgs(0, 0),
+	}
+	asJSON := c.Flags().Bool("json", false, "for programs")
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		d, err := openDesk(c)
+		if err != nil {
+			return err
+		}
+		shown := d.show("")
+		if *asJSON {
+			return printJSON(shown)
+		}
+		return printProfiles(os.Stdout, shown)
+	}
+	return c
+}
+
+type shownProfiles struct {
+	Profiles []shownProfile `json:"profiles"`
+	Networks []shownNetwork `json:"networks"`
+}
 
 // shownProfile is a lane's profile in the form of --json. The form is stable: keys are added, never renamed.
 type shownProfile struct {
@@ -32,11 +57,6 @@ type shownNetwork struct {
 	UUID   string   `json:"uuid"`
 	Lanes  []string `json:"lanes"`
 	Active bool     `json:"active"`
-}
-
-type shownProfiles struct {
-	Profiles []shownProfile `json:"profiles"`
-	Networks []shownNetwork `json:"networks"`
 }
 
 // show is all of the profiles that concern lanes, or of one lane.
@@ -77,33 +97,6 @@ func (d *desk) showOne(p nm.Stored) shownProfile {
 	return s
 }
 
-func profileListCommand() *cobra.Command {
-	c := &cobra.Command{
-		Use:   "list",
-		Short: "List lanes' profiles, and networks that serve some lanes only",
-		Args:  laneArgs(0, 0),
-	}
-	asJSON := c.Flags().Bool("json", false, "for programs")
-	c.RunE = func(c *cobra.Command, _ []string) error {
-		d, err := openDesk(c)
-		if err != nil {
-			return err
-		}
-		shown := d.show("")
-		if *asJSON {
-			return printJSON(shown)
-		}
-		return printProfiles(os.Stdout, shown)
-	}
-	return c
-}
-
-func printJSON(v any) error {
-	enc := json.NewEncoder(os.Stdout)
-	enc.SetIndent("", "  ")
-	return enc.Encode(v)
-}
-
 func printProfiles(w io.Writer, shown shownProfiles) error {
 	if len(shown.Profiles)+len(shown.Networks) == 0 {
 		fmt.Fprintln(w, "no profiles of lanes yet; try: uplane profile add steam --uplink wlp6s0")
@@ -130,62 +123,4 @@ func printProfiles(w io.Writer, shown shownProfiles) error {
 		fmt.Fprintf(t, "%s\t%s\t%s\n", n.Name, yesNo(n.Active), dash(strings.Join(n.Lanes, ", ")))
 	}
 	return t.Flush()
-}
-
-func yesNo(b bool) string {
-	if b {
-		return "yes"
-	}
-	return "no"
-}
-
-func profileShowCommand() *cobra.Command {
-	c := &cobra.Command{
-		Use:   "show LANE",
-		Short: "Show what a lane's profile says",
-		Args:  laneArgs(1, 1),
-	}
-	asJSON := c.Flags().Bool("json", false, "for programs")
-	c.RunE = func(c *cobra.Command, args []string) error {
-		d, err := openDesk(c)
-		if err != nil {
-			return err
-		}
-		if _, err := d.one(args[0]); err != nil {
-			return fmt.Errorf("profile show: %w", err)
-		}
-		shown := d.show(args[0])
-		if *asJSON {
-			return printJSON(shown)
-		}
-		for i, p := range shown.Profiles {
-			if i > 0 {
-				fmt.Println()
-			}
-			printProfile(os.Stdout, p)
-		}
-		return nil
-	}
-	return c
-}
-
-func printProfile(w io.Writer, p shownProfile) {
-	state := "down"
-	if p.Active {
-		state = "up"
-	}
-	fmt.Fprintf(w, "profile %s is %s, for lane %s\n", p.Name, state, p.Lane)
-	line := func(name, value string) {
-		if value != "" {
-			fmt.Fprintf(w, "  %-10s %s\n", name, value)
-		}
-	}
-	line("uuid", p.UUID)
-	line("bridge", p.Bridge)
-	line("address", p.Address)
-	line("uplink", strings.Join(p.Uplink, ", "))
-	for _, key := range profileOptions[1:] {
-		line(key, p.Keys[key])
-	}
-	line("problem", p.Problem)
 }

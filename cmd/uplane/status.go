@@ -8,50 +8,11 @@ import (
 	"io"
 	"os"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"uplane/internal/api"
 )
-
-func listCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:   "list",
-		Short: "List lanes, a line each",
-		Args:  laneArgs(0, 0),
-		RunE: func(c *cobra.Command, _ []string) error {
-			return withDaemon(c.Context(), func(client *api.Client) error {
-				lanes, err := client.List(c.Context())
-				if err != nil {
-					return err
-				}
-				return printTable(os.Stdout, lanes)
-			})
-		},
-	}
-}
-
-func printTable(w io.Writer, lanes []api.Lane) error {
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "LANE\tSTATE\tUPLINK\tGATEWAY\tSUBNET\tTABLE\tREASON")
-	for _, l := range lanes {
-		table := "-"
-		if l.Table != 0 {
-			table = fmt.Sprint(l.Table)
-		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", l.Name, l.State, dash(l.Uplink.Interface), dash(l.IPv4.Gateway), dash(l.Subnet), table, l.Reason)
-	}
-	return t.Flush()
-}
-
-func dash(s string) string {
-	if s == "" {
-		return "-"
-	}
-	return s
-}
 
 func statusCommand() *cobra.Command {
 	var asJSON, watch bool
@@ -156,6 +117,16 @@ type laneStatus struct {
 	Programs int `json:"programs"`
 }
 
+// countPrograms counts what runs in each lane.
+func countPrograms(ctx context.Context, client *api.Client) (map[string]int, error) {
+	all, err := client.Programs(ctx, "")
+	count := map[string]int{}
+	for _, p := range all {
+		count[p.Lane]++
+	}
+	return count, err
+}
+
 func printLane(w io.Writer, l laneStatus) {
 	fmt.Fprintln(w, sentence(l.Lane))
 	line := func(name, value string) {
@@ -181,34 +152,4 @@ func printLane(w io.Writer, l laneStatus) {
 		line("programs", fmt.Sprint(l.Programs))
 	}
 	line("since", localTime(l.Since))
-}
-
-// sentence says how a lane is in one line.
-func sentence(l api.Lane) string {
-	s := "lane " + l.Name + " is " + l.State
-	switch l.State {
-	case "up", "degraded":
-		s += " by " + l.Uplink.Interface
-	case "waiting":
-		s += ", so nothing leaves"
-	}
-	if l.Reason != "" {
-		s += ": " + l.Reason
-	}
-	return s
-}
-
-func nonEmpty(all ...string) []string {
-	var out []string
-	for _, s := range all {
-		if s != "" {
-			out = append(out, s)
-		}
-	}
-	return out
-}
-
-func terminal(f *os.File) bool {
-	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
-	return err == nil
 }

@@ -57,21 +57,6 @@ func welcome(ctx context.Context, w io.Writer) error {
 	return nil
 }
 
-// roleOf says what an uplink is for the host; empty: a lane has no use for it.
-func roleOf(u, main *policy.Uplink, idle []*policy.Uplink) string {
-	switch {
-	case main != nil && u.Interface == main.Interface:
-		return "the host itself leaves by it"
-	case slices.ContainsFunc(idle, func(i *policy.Uplink) bool { return i.Interface == u.Interface }):
-		return "idle"
-	case u.Phase == policy.PhaseChanging:
-		return "connecting"
-	case u.Type == "wifi" || u.Type == "gsm" || u.Type == "ethernet" && u.Connection == "":
-		return "not connected"
-	}
-	return ""
-}
-
 func noUplinks(seen nm.Snapshot, err error) string {
 	switch {
 	case err != nil:

@@ -6,18 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"uplane/internal/api"
 	"uplane/nm"
 	"uplane/policy"
 )
-
-// hinted is an error that knows what to do next.
-type hinted struct {
-	error
-	next string
-}
 
 // withOffer calls up, and where a lane is to be made without an uplink, up again
 // with the one that suggests itself: a person at a terminal is asked, others are told.
@@ -57,4 +52,19 @@ func naming(u *policy.Uplink) string {
 		return u.Interface
 	}
 	return u.Interface + " (" + u.Connection + ")"
+}
+
+// roleOf says what an uplink is for the host; empty: a lane has no use for it.
+func roleOf(u, main *policy.Uplink, idle []*policy.Uplink) string {
+	switch {
+	case main != nil && u.Interface == main.Interface:
+		return "the host itself leaves by it"
+	case slices.ContainsFunc(idle, func(i *policy.Uplink) bool { return i.Interface == u.Interface }):
+		return "idle"
+	case u.Phase == policy.PhaseChanging:
+		return "connecting"
+	case u.Type == "wifi" || u.Type == "gsm" || u.Type == "ethernet" && u.Connection == "":
+		return "not connected"
+	}
+	return ""
 }

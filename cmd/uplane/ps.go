@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"os"
@@ -117,42 +116,4 @@ func userName(uid uint32) string {
 		return u.Username
 	}
 	return number
-}
-
-// localTime is a time of the daemon's as people read it.
-func localTime(since string) string {
-	t, err := time.Parse(time.RFC3339, since)
-	if err != nil {
-		return ""
-	}
-	return t.Local().Format("2006-01-02 15:04:05")
-}
-
-func stopCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:   "stop LANE",
-		Short: "End the programs that run in a lane",
-		Long: `End what "uplane ps" lists of a lane: it is asked to end, and after five seconds
-it is killed. The lane stays.`,
-		Args: laneArgs(1, 1),
-		RunE: func(c *cobra.Command, args []string) error {
-			return withDaemon(c.Context(), func(client *api.Client) error {
-				n, err := client.Stop(c.Context(), args[0])
-				if err == nil && n == 0 {
-					fmt.Fprintf(os.Stderr, "nothing of yours runs in lane %s\n", args[0])
-				}
-				return err
-			})
-		},
-	}
-}
-
-// countPrograms counts what runs in each lane.
-func countPrograms(ctx context.Context, client *api.Client) (map[string]int, error) {
-	all, err := client.Programs(ctx, "")
-	count := map[string]int{}
-	for _, p := range all {
-		count[p.Lane]++
-	}
-	return count, err
 }

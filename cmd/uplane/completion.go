@@ -59,23 +59,6 @@ func completeOption(c *cobra.Command, f *pflag.Flag) {
 	}
 }
 
-// uplinkNames are the devices that a lane could have, as far as NetworkManager tells in time.
-func uplinkNames(ctx context.Context) (names []string) {
-	ctx, cancel := context.WithTimeout(ctx, completionLimit)
-	defer cancel()
-	seen, err := nm.Once(ctx, "")
-	if err != nil {
-		return nil
-	}
-	main, idle := policy.Idle(seen.Uplinks)
-	for _, u := range seen.Uplinks {
-		if role := roleOf(&u, main, idle); role != "" {
-			names = append(names, cobra.CompletionWithDesc(u.Interface, role))
-		}
-	}
-	return names
-}
-
 // completionLimit is how long a shell may have to wait.
 const completionLimit = 300 * time.Millisecond
 
@@ -93,5 +76,22 @@ func laneNames(ctx context.Context) (names []string) {
 		}
 		return err
 	})
+	return names
+}
+
+// uplinkNames are the devices that a lane could have, as far as NetworkManager tells in time.
+func uplinkNames(ctx context.Context) (names []string) {
+	ctx, cancel := context.WithTimeout(ctx, completionLimit)
+	defer cancel()
+	seen, err := nm.Once(ctx, "")
+	if err != nil {
+		return nil
+	}
+	main, idle := policy.Idle(seen.Uplinks)
+	for _, u := range seen.Uplinks {
+		if role := roleOf(&u, main, idle); role != "" {
+			names = append(names, cobra.CompletionWithDesc(u.Interface, role))
+		}
+	}
 	return names
 }

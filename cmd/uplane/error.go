@@ -1,0 +1,57 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"uplane/internal/api"
+	"uplane/nm"
+)
+
+// usageError is a mistake in the command line.
+type usageError struct{ error }
+
+// hinted is an error that knows what to do next.
+type hinted struct {
+	error
+	next string
+}
+
+// report prints an error as "uplane: WHAT: WHY" and what to do next.
+func report(err error, next string) {
+	fmt.Fprintln(os.Stderr, "uplane:", err)
+	if next != "" {
+		fmt.Fprintln(os.Stderr, "  try:", next)
+	}
+}
+
+func hint(err error) string {
+	var known hinted
+	switch {
+	case errors.As(err, &known):
+		return known.next
+	case errors.Is(err, api.ErrNoDaemon) && masked():
+		return "sudo systemctl unmask uplaned; sudo systemctl start uplaned"
+	case errors.Is(err, api.ErrNoDaemon):
+		return "sudo systemctl enable --now uplaned, or sudo uplaned"
+	case errors.Is(err, api.ErrDenied), errors.Is(err, nm.ErrDenied), errors.Is(err, fs.ErrPermission):
+		return "the same with sudo"
+	case errors.Is(err, errFollowed):
+		return "uplane reload, uplane status"
+	case errors.Is(err, api.ErrNoBus):
+		return "systemctl status dbus"
+	}
+	return ""
+}
+
+// masked tells whether an administrator has ruled the daemon out.
+func masked() bool {
+	for _, dir := range []string{"/etc", "/run"} {
+		if target, _ := os.Readlink(dir + "/systemd/system/uplaned.service"); target == os.DevNull {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,106 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"uplane/internal/api"
+	"uplane/internal/config"
+	"uplane/nm"
+	"uplane/policy"
+)
+
+func profileRemoveCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "remove LANE",
+		Short: "Delete a lane's profile, and with it the lane",
+		Long: `Delete a lane's profile, and with it the lane. With --keep the lane goes on from a
+lane file, with the same addresses; programs in it stay.`,
+		Args: laneArgs(1, 1),
+	}
+	keep := c.Flags().Bool("keep", false, "write a lane file that the lane goes on from")
+	c.RunE = func(c *cobra.Command, args []string) error {
+		if err := removeProfiles(c, args[0], *keep); err != nil {
+			return fmt.Errorf("profile remove: %w", err)
+		}
+		return nil
+	}
+	return c
+}
+
+func removeProfiles(c *cobra.Command, name string, keep bool) error {
+	ctx := c.Context()
+	d, err := openDesk(c)
+	if err != nil {
+		return err
+	}
+	p, err := d.one(name)
+	if err != nil {
+		return err
+	}
+	if _, exists := d.file(name); keep && !exists {
+		if err := d.writeFile(p); err != nil {
+			return err
+		}
+		if err := reload(ctx); err != nil {
+			return err
+		}
+	}
+	bridge := linkIndex(p.Interface)
+	for _, p := range d.lane(name) {
+		if err := d.store.Delete(ctx, p); err != nil {
+			return err
+		}
+	}
+	for deadline := time.Now().Add(patience); p.Active && linkIndex(p.Interface) == bridge && time.Now().Before(deadline); {
+		time.Sleep(10 * time.Millisecond) // NetworkManager takes 50 ms to take the bridge down
+	}
+	if err := reload(ctx); err != nil { // the daemon has then seen that, too
+		return err
+	}
+	if _, goesOn := d.file(name); keep || goesOn {
+		return reportLane(ctx, name)
+	}
+	return awaitLane(ctx, name, func(_ api.Lane, exists bool) bool { return !exists })
+}
+
+// linkIndex is 0 for a link that is not there.
+func linkIndex(name string) int {
+	link, err := net.InterfaceByName(name)
+	if err != nil {
+		return 0
+	}
+	return link.Index
+}
+
+// writeFile writes a lane file that says what a profile does.
+func (d *desk) writeFile(p nm.Stored) error {
+	lane, err := d.config.FromProfile(p.Lane, p.Keys)
+	if err != nil {
+		return fmt.Errorf("profile %s: %w", p.Name, err)
+	}
+	keys := map[string]any{"uplink": texts(lane.Uplink)}
+	if p.Address.IsValid() && policy.CheckSubnet(p.Address.Masked()) == nil {
+		keys["subnet"] = p.Address.Masked().String()
+	}
+	if lane.Table != 0 {
+		keys["table"] = lane.Table
+	}
+	if lane.Mark != 0 {
+		keys["mark"] = lane.Mark
+	}
+	if len(lane.DNS) > 0 {
+		keys["dns"] = texts(lane.DNS)
+	}
+	if len(lane.Allow) > 0 {
+		keys["allow"] = texts(lane.Allow)
+	}
+	if lane.IPv6 != policy.IPv6Auto {
+		keys["ipv6"] = string(lane.IPv6)
+	}
+	_, err = config.New(d.dirs, p.Lane, keys)
+	return err
+}
