@@ -10,11 +10,10 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	flag "github.com/spf13/pflag"
 
 	"uplane/dispatcher"
 	"uplane/internal/api"
-	"uplane/internal/engine"
+	"uplane/internal/oneshot"
 )
 
 // dispatchCommand is what NetworkManager's dispatcher scripts become.
@@ -72,10 +71,8 @@ func applyQuietly(ctx context.Context) error {
 	if exe, err := os.Executable(); err == nil && !exists(exe) {
 		return nil
 	}
-	var paths engine.Paths
-	paths.Flags(flag.NewFlagSet("", flag.ContinueOnError)) // the defaults
-	lanes, err := apply(ctx, paths, slog.LevelWarn)
-	if errors.Is(err, errFollowed) {
+	lanes, err := oneshot.Apply(ctx, oneshot.DefaultPaths(), slog.LevelWarn)
+	if errors.Is(err, oneshot.ErrDaemon) {
 		return nil // it has come meanwhile
 	}
 	return errors.Join(err, inError(lanes))

@@ -8,11 +8,9 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	flag "github.com/spf13/pflag"
 
 	"uplane/internal/api"
-	"uplane/internal/daemon"
-	"uplane/internal/engine"
+	"uplane/internal/oneshot"
 	"uplane/nm"
 )
 
@@ -58,17 +56,10 @@ func downAll(ctx context.Context) error {
 	if err := profilesDown(ctx); err != nil {
 		return err
 	}
-	if followed(ctx) {
+	if oneshot.DaemonRuns(ctx) {
 		return withDaemon(ctx, func(client *api.Client) error { return lanesDown(ctx, client) })
 	}
-	var paths engine.Paths
-	paths.Flags(flag.NewFlagSet("", flag.ContinueOnError)) // the defaults
-	_, err := alone(ctx, paths, slog.LevelWarn, func(eng *engine.Engine, seen *nm.Snapshot) ([]daemon.Status, error) {
-		// NetworkManager may still be at work on those that are down now.
-		seen.Profiles, seen.Known = nil, true
-		return eng.OnceDown(ctx)
-	})
-	return err
+	return oneshot.DownAll(ctx, oneshot.DefaultPaths(), slog.LevelWarn)
 }
 
 // profilesDown has NetworkManager take down the profiles of lanes. One that does not run has none up.

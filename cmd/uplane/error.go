@@ -7,6 +7,7 @@ import (
 	"os"
 
 	"uplane/internal/api"
+	"uplane/internal/oneshot"
 	"uplane/nm"
 )
 
@@ -38,7 +39,7 @@ func hint(err error) string {
 		return "sudo systemctl enable --now uplaned, or sudo uplaned"
 	case errors.Is(err, api.ErrDenied), errors.Is(err, nm.ErrDenied), errors.Is(err, fs.ErrPermission):
 		return "the same with sudo"
-	case errors.Is(err, errFollowed):
+	case errors.Is(err, oneshot.ErrDaemon):
 		return "uplane reload, uplane status"
 	case errors.Is(err, api.ErrNoBus):
 		return "systemctl status dbus"

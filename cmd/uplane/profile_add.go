@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"maps"
 	"net/netip"
 	"time"
@@ -13,7 +12,7 @@ import (
 
 	"uplane/internal/api"
 	"uplane/internal/config"
-	"uplane/internal/kernel"
+	"uplane/internal/oneshot"
 	"uplane/nm"
 	"uplane/policy"
 )
@@ -145,12 +144,7 @@ func (d *desk) draft(c *cobra.Command, name string, subnet netip.Prefix) (p poli
 // allocate finds a subnet and a bridge's name, around everything on the host and
 // in NetworkManager's profiles. A lane that is there keeps its own.
 func (d *desk) allocate(ctx context.Context, lane policy.Lane) (policy.Allocation, error) {
-	k, err := kernel.Open(slog.New(slog.DiscardHandler), nil)
-	if err != nil {
-		return policy.Allocation{}, err
-	}
-	defer k.Close()
-	_, host, err := k.Observe(nil)
+	host, err := oneshot.Host()
 	if err != nil {
 		return policy.Allocation{}, err
 	}
