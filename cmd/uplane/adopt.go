@@ -83,8 +83,8 @@ func release(ctx context.Context, unit string) error {
 	return nil
 }
 
-// verify returns what systemd has against a drop-in. What it has against the rest
-// of the unit is none of our business. Without systemd-analyze it is nothing.
+// verify returns systemd's complaint about the drop-in at path, or "". Complaints about the rest of the unit are not
+// ours. Without systemd-analyze nothing is checked.
 func verify(ctx context.Context, unit, path string) string {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()

@@ -10,14 +10,14 @@ import (
 	"uplane/internal/api"
 )
 
-// withAgent is withDaemon for what may need a password: at a terminal polkit's own
-// agent asks for it, as with systemctl, where no desktop's does.
+// withAgent is withDaemon for calls that may need a password. At a terminal without a desktop's polkit agent,
+// pkttyagent asks for it, as it does for systemctl.
 func withAgent(ctx context.Context, f func(*api.Client) error) error {
 	defer startAgent()()
 	return withDaemon(ctx, f)
 }
 
-// startAgent returns once the agent is registered for this process, with what ends it.
+// startAgent starts pkttyagent and returns when it is registered for this process. stop ends it.
 func startAgent() (stop func()) {
 	stop = func() {}
 	if os.Geteuid() == 0 || !terminal(os.Stdin) || !terminal(os.Stderr) {

@@ -45,7 +45,7 @@ The exit code is 1 when a lane is in error.`,
 		}
 		lanes, err := oneshot.Apply(ctx, paths, level)
 		for _, l := range lanes {
-			fmt.Println(sentence(l))
+			fmt.Println(summary(l))
 		}
 		if err != nil {
 			return fmt.Errorf("apply: %w", err)

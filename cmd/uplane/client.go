@@ -17,6 +17,7 @@ func withDaemon(ctx context.Context, f func(*api.Client) error) error {
 	return f(client)
 }
 
+// ignoreNoDaemon drops the error that says that no daemon is running.
 func ignoreNoDaemon(err error) error {
 	if errors.Is(err, api.ErrNoDaemon) {
 		return nil
@@ -24,7 +25,7 @@ func ignoreNoDaemon(err error) error {
 	return err
 }
 
-// reload makes the daemon read the lane files again; one that does not run will when it starts.
+// reload makes the daemon read the lane files again. Without a daemon it does nothing: the next one reads them when it starts.
 func reload(ctx context.Context) error {
 	return ignoreNoDaemon(withDaemon(ctx, func(client *api.Client) error {
 		_, err := client.Reload(ctx)

@@ -14,8 +14,7 @@ import (
 	"uplane/policy"
 )
 
-// completeWords has shells complete, in c and the commands below it, names of lanes where their usage says LANE, and
-// what options say.
+// completeWords registers completions for c and its subcommands: lanes where the usage line says LANE, and option values.
 func completeWords(c *cobra.Command) {
 	for _, sub := range c.Commands() {
 		completeWords(sub)
@@ -43,7 +42,7 @@ func completeWords(c *cobra.Command) {
 	}
 }
 
-// completeOption has shells offer uplinks for --uplink, and files only where a folder is meant.
+// completeOption completes --uplink with uplinks. Other options complete to nothing, and those for folders to files.
 func completeOption(c *cobra.Command, f *pflag.Flag) {
 	offer := cobra.NoFileCompletions
 	switch {
@@ -59,10 +58,10 @@ func completeOption(c *cobra.Command, f *pflag.Flag) {
 	}
 }
 
-// completionLimit is how long a shell may have to wait.
+// completionLimit is how long a completion may take before the shell gets an empty list.
 const completionLimit = 300 * time.Millisecond
 
-// laneNames asks a daemon that runs; pressing a key starts none, and is answered by nothing then.
+// laneNames returns the lanes of a running daemon. Pressing Tab does not start one.
 func laneNames(ctx context.Context) (names []string) {
 	ctx, cancel := context.WithTimeout(ctx, completionLimit)
 	defer cancel()
@@ -79,7 +78,7 @@ func laneNames(ctx context.Context) (names []string) {
 	return names
 }
 
-// uplinkNames are the devices that a lane could have, as far as NetworkManager tells in time.
+// uplinkNames returns the devices that a lane can use, if NetworkManager answers in time.
 func uplinkNames(ctx context.Context) (names []string) {
 	ctx, cancel := context.WithTimeout(ctx, completionLimit)
 	defer cancel()

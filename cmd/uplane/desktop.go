@@ -32,7 +32,7 @@ launcher stays as it is.`,
 	return c
 }
 
-// userFolders are the folders of desktop entries, for a user who has a desktop.
+// userFolders returns the user's folders of desktop entries. Root has no desktop, so it is refused.
 func userFolders() (desktop.Folders, error) {
 	if os.Geteuid() == 0 {
 		return nil, hinted{errors.New("launchers are in each user's own folder, and this would be root's"), "the same without sudo"}

@@ -112,7 +112,7 @@ func launcherHint(err error) string {
 	return ""
 }
 
-// byCommand says how to start a launcher by a command that is here.
+// byCommand returns how to start a launcher from a shell, with a command that is installed.
 func byCommand(l desktop.Launcher) string {
 	if _, err := exec.LookPath("gtk-launch"); err == nil {
 		return ", or by: gtk-launch " + shellWord(strings.TrimSuffix(filepath.Base(l.File), ".desktop"))

@@ -16,7 +16,7 @@ import (
 	"uplane/internal/oneshot"
 )
 
-// dispatchCommand is what NetworkManager's dispatcher scripts become.
+// dispatchCommand is what the scripts in NetworkManager's dispatcher.d execute.
 func dispatchCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:    "dispatch INTERFACE ACTION",
@@ -30,8 +30,8 @@ func dispatchCommand() *cobra.Command {
 	}
 }
 
-// dispatch deals with an event. It has no result: a lane's trouble is no reason
-// for NetworkManager to log a failed script. What it prints goes to the journal.
+// dispatch handles one event. It returns no error, because a problem with a lane must not make NetworkManager log a
+// failed script. What it prints goes to the journal.
 func dispatch(ctx context.Context, args, environ []string) {
 	event, err := dispatcher.Parse(args, environ)
 	if errors.Is(err, dispatcher.ErrIrrelevant) {
@@ -48,7 +48,7 @@ func dispatch(ctx context.Context, args, environ []string) {
 	}
 }
 
-// grace is for saying what took so long.
+// grace is how long an event may take beyond its limit to report what was slow.
 const grace = 200 * time.Millisecond
 
 func start(ctx context.Context) error {

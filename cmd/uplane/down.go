@@ -62,7 +62,7 @@ func downAll(ctx context.Context) error {
 	return oneshot.DownAll(ctx, oneshot.DefaultPaths(), slog.LevelWarn)
 }
 
-// profilesDown has NetworkManager take down the profiles of lanes. One that does not run has none up.
+// profilesDown makes NetworkManager deactivate the profiles of lanes. Without NetworkManager none is active.
 func profilesDown(ctx context.Context) error {
 	seen, err := nm.Once(ctx, "")
 	if err != nil || len(seen.Profiles) == 0 {
@@ -86,10 +86,10 @@ func profilesDown(ctx context.Context) error {
 	return nil
 }
 
-// lanesDown has the daemon take down what is not. For a moment it may not know yet that a
+// lanesDown makes the daemon take all lanes down. It tries again for a while, because the daemon may not know yet that a
 // lane's profile is down.
 func lanesDown(ctx context.Context, client *api.Client) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, waitTimeout)
 	defer cancel()
 	for {
 		lanes, err := client.List(ctx)

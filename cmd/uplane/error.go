@@ -11,16 +11,16 @@ import (
 	"uplane/nm"
 )
 
-// usageError is a mistake in the command line.
+// usageError is an error in the command line.
 type usageError struct{ error }
 
-// hinted is an error that knows what to do next.
+// hinted is an error with a command that helps.
 type hinted struct {
 	error
 	next string
 }
 
-// report prints an error as "uplane: WHAT: WHY" and what to do next.
+// report prints an error as "uplane: WHAT: WHY", and below it what to try next.
 func report(err error, next string) {
 	fmt.Fprintln(os.Stderr, "uplane:", err)
 	if next != "" {
@@ -28,6 +28,7 @@ func report(err error, next string) {
 	}
 }
 
+// hint returns what to try after an error, or "".
 func hint(err error) string {
 	var known hinted
 	switch {
@@ -47,7 +48,7 @@ func hint(err error) string {
 	return ""
 }
 
-// masked tells whether an administrator has ruled the daemon out.
+// masked reports whether an administrator has masked the daemon's unit.
 func masked() bool {
 	for _, dir := range []string{"/etc", "/run"} {
 		if target, _ := os.Readlink(dir + "/systemd/system/uplaned.service"); target == os.DevNull {

@@ -12,7 +12,7 @@ import (
 	"uplane/internal/api"
 )
 
-// lanes returns an argument check for exactly n lane names.
+// laneArgs checks that a command has between least and most lane names.
 func laneArgs(least, most int) cobra.PositionalArgs {
 	return func(c *cobra.Command, args []string) error {
 		if len(args) < least || len(args) > most {
@@ -22,15 +22,17 @@ func laneArgs(least, most int) cobra.PositionalArgs {
 	}
 }
 
-func findLane(ctx context.Context, client *api.Client, name string) (api.Lane, error) {
+// fetchLane asks the daemon for one lane.
+func fetchLane(ctx context.Context, client *api.Client, name string) (api.Lane, error) {
 	lanes, err := client.List(ctx)
 	if err != nil {
 		return api.Lane{}, err
 	}
-	return findIn(lanes, name)
+	return findLane(lanes, name)
 }
 
-func findIn(lanes []api.Lane, name string) (api.Lane, error) {
+// findLane returns the lane of that name.
+func findLane(lanes []api.Lane, name string) (api.Lane, error) {
 	for _, l := range lanes {
 		if l.Name == name {
 			return l, nil
@@ -39,23 +41,23 @@ func findIn(lanes []api.Lane, name string) (api.Lane, error) {
 	return api.Lane{}, fmt.Errorf("%s: no such lane; uplane list shows those there are", name)
 }
 
-// requireLane returns nil if there is a lane of that name.
+// requireLane returns an error with a hint if the daemon has no lane of that name.
 func requireLane(ctx context.Context, name string) error {
 	return withDaemon(ctx, func(client *api.Client) error {
 		lanes, err := client.List(ctx)
 		if err != nil {
 			return err
 		}
-		if _, err := findIn(lanes, name); err != nil {
+		if _, err := findLane(lanes, name); err != nil {
 			return hinted{err, "uplane up " + name}
 		}
 		return nil
 	})
 }
 
-// awaitLane waits until the daemon has a lane as ok says, and gives up silently.
+// awaitLane waits until ok returns true for a lane. It returns nil on timeout, too.
 func awaitLane(ctx context.Context, name string, ok func(l api.Lane, exists bool) bool) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, waitTimeout)
 	defer cancel()
 	return ignoreNoDaemon(withDaemon(ctx, func(client *api.Client) error {
 		for {
@@ -66,7 +68,7 @@ func awaitLane(ctx context.Context, name string, ok func(l api.Lane, exists bool
 			if err != nil {
 				return err
 			}
-			lane, err := findIn(lanes, name)
+			lane, err := findLane(lanes, name)
 			if ok(lane, err == nil) {
 				return nil
 			}
@@ -78,10 +80,10 @@ func awaitLane(ctx context.Context, name string, ok func(l api.Lane, exists bool
 	}))
 }
 
-// settling is how long a lane may be degraded because NetworkManager is not done with its bridge.
+// settling is how long a lane may be degraded while NetworkManager still configures its bridge.
 const settling = 3 * time.Second
 
-// reportLane waits until a lane is up and says so, or why it is not.
+// reportLane waits until a lane is up and prints that, or returns why it is not.
 func reportLane(ctx context.Context, name string) error {
 	var last api.Lane
 	settled := time.Now().Add(settling)
@@ -95,7 +97,7 @@ func reportLane(ctx context.Context, name string) error {
 	case last.Name == "":
 		fmt.Fprintf(os.Stderr, "the daemon is not running: the lane comes up with it (systemctl start uplaned)\n")
 	case last.State == "up" || last.State == "degraded":
-		fmt.Println(sentence(last))
+		fmt.Println(summary(last))
 	case last.State == "waiting":
 		return fmt.Errorf("lane %s is still waiting: %s; it comes up by itself when the uplink does, and nothing leaves until then", name, last.Reason)
 	default:
@@ -104,8 +106,8 @@ func reportLane(ctx context.Context, name string) error {
 	return nil
 }
 
-// sentence says how a lane is in one line.
-func sentence(l api.Lane) string {
+// summary describes a lane in one line.
+func summary(l api.Lane) string {
 	s := "lane " + l.Name + " is " + l.State
 	switch l.State {
 	case "up", "degraded":

@@ -43,7 +43,7 @@ func writeManual(dir string) error {
 	)
 }
 
-// These have the shell complete what follows "run LANE" by itself.
+// The scripts complete the command line that follows "run LANE".
 var (
 	//go:embed completion/run.bash
 	runBash string

@@ -12,10 +12,10 @@ import (
 	"uplane/internal/api"
 )
 
-// notifyTimeout is for a desktop that has to start what shows notifications.
+// notifyTimeout allows for a desktop that starts its notification service on demand.
 const notifyTimeout = 5 * time.Second
 
-// reportOnDesktop reports an error of run also to who started the program by its icon, and sees no terminal.
+// reportOnDesktop also shows an error of run as a desktop notification, for users who started the program from an icon.
 func reportOnDesktop(lane string, err error, next string) {
 	report(err, next)
 	text := err.Error()
@@ -27,23 +27,23 @@ func reportOnDesktop(lane string, err error, next string) {
 	}
 }
 
-// warnOfLane tells who starts a program by its icon that nothing leaves its lane yet. The program starts all the
-// same: the lane may come up any moment.
+// warnOfLane notifies the user that nothing leaves by the lane yet. The program starts all the same, because the lane may
+// come up at any moment.
 func warnOfLane(ctx context.Context, client *api.Client, lane string) {
 	lanes, err := client.List(ctx)
 	if err != nil {
 		return // and run says why
 	}
-	l, err := findIn(lanes, lane)
+	l, err := findLane(lanes, lane)
 	if err == nil && (l.State == "waiting" || l.State == "error") {
-		_ = notify("dialog-warning", "Uplane: lane "+lane, sentence(l)+"\ntry: uplane status "+lane)
+		_ = notify("dialog-warning", "Uplane: lane "+lane, summary(l)+"\ntry: uplane status "+lane)
 	}
 }
 
-// plainText keeps a notification's text from being read as markup.
+// plainText escapes a text, as notifications are rendered as markup.
 var plainText = strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;")
 
-// notify shows a message by the desktop's notifications.
+// notify shows a desktop notification.
 func notify(icon, title, text string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), notifyTimeout)
 	defer cancel()

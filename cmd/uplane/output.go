@@ -10,12 +10,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// printJSON prints v, indented.
 func printJSON(v any) error {
 	enc := json.NewEncoder(os.Stdout)
 	enc.SetIndent("", "  ")
 	return enc.Encode(v)
 }
 
+// dash returns "-" for an empty table cell.
 func dash(s string) string {
 	if s == "" {
 		return "-"
@@ -30,6 +32,7 @@ func yesNo(b bool) string {
 	return "no"
 }
 
+// nonEmpty returns the strings that are not empty.
 func nonEmpty(all ...string) []string {
 	var out []string
 	for _, s := range all {
@@ -48,7 +51,7 @@ func texts[T fmt.Stringer](list []T) []string {
 	return out
 }
 
-// localTime is a time of the daemon's as people read it.
+// localTime formats one of the daemon's timestamps in the user's time zone.
 func localTime(since string) string {
 	t, err := time.Parse(time.RFC3339, since)
 	if err != nil {
@@ -57,7 +60,7 @@ func localTime(since string) string {
 	return t.Local().Format("2006-01-02 15:04:05")
 }
 
-// shellWord is a word that can be typed.
+// shellWord quotes a word for a shell, if it needs that.
 func shellWord(word string) string {
 	if strings.ContainsFunc(word, func(r rune) bool {
 		return !strings.ContainsRune("/._+-@:", r) && (r < '0' || r > '9') && (r < 'A' || r > 'Z') && (r < 'a' || r > 'z')
@@ -67,6 +70,7 @@ func shellWord(word string) string {
 	return word
 }
 
+// terminal reports whether f is a terminal.
 func terminal(f *os.File) bool {
 	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
 	return err == nil

@@ -30,5 +30,5 @@ its lane, so these commands do.`,
 	return c
 }
 
-// profileOptions are those of uplane profile add that a profile has as user keys.
+// profileOptions are the options of "uplane profile add" that a profile stores as user keys.
 var profileOptions = []string{"uplink", "table", "mark", "dns", "allow"}

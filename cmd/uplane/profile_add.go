@@ -54,25 +54,25 @@ func addProfile(c *cobra.Command, name string) error {
 	if err != nil {
 		return usageError{err}
 	}
-	d, err := openDesk(c)
+	ps, err := openProfiles(c)
 	if err != nil {
 		return err
 	}
-	if old := d.lane(name); len(old) > 0 {
-		return d.change(c, old[0], subnet)
+	if old := ps.ofLane(name); len(old) > 0 {
+		return ps.change(c, old[0], subnet)
 	}
-	p, err := d.draft(c, name, subnet)
+	p, err := ps.draft(c, name, subnet)
 	if err != nil {
 		return err
 	}
-	if err := d.store.Add(ctx, p); err != nil {
+	if err := ps.store.Add(ctx, p); err != nil {
 		return err
 	}
-	if err := d.bringUp(ctx, name); err != nil {
+	if err := ps.bringUp(ctx, name); err != nil {
 		return err
 	}
-	if _, moved := d.file(name); moved {
-		if err := config.Remove(d.dirs, name); err != nil {
+	if _, moved := ps.laneFile(name); moved {
+		if err := config.Remove(ps.dirs, name); err != nil {
 			return err
 		}
 		if err := reload(ctx); err != nil {
@@ -94,7 +94,7 @@ func subnetOption(c *cobra.Command) (netip.Prefix, error) {
 	return p, policy.CheckSubnet(p)
 }
 
-// options are the user keys that the command line gives.
+// options returns the user keys that the command line sets.
 func options(c *cobra.Command) map[string]string {
 	keys := map[string]string{}
 	for _, name := range profileOptions {
@@ -105,17 +105,17 @@ func options(c *cobra.Command) map[string]string {
 	return keys
 }
 
-// draft is the profile that the options, and the lane as it is, ask for.
-func (d *desk) draft(c *cobra.Command, name string, subnet netip.Prefix) (p policy.Profile, err error) {
+// draft returns the profile for a new lane, made of the options and of the lane's file, if it has one.
+func (ps *profiles) draft(c *cobra.Command, name string, subnet netip.Prefix) (p policy.Profile, err error) {
 	ctx := c.Context()
 	p = policy.Profile{Name: name, Lane: name}
 	if option, _ := c.Flags().GetString("name"); option != "" {
 		p.Name = option
 	}
 	p.Interface, _ = c.Flags().GetString("bridge")
-	file, moves := d.file(name)
+	file, moves := ps.laneFile(name)
 	if moves {
-		if p.Keys, err = d.config.ProfileKeys(file.Lane); err != nil {
+		if p.Keys, err = ps.config.ProfileKeys(file.Lane); err != nil {
 			return p, err
 		}
 		if p.Interface == "" {
@@ -126,14 +126,14 @@ func (d *desk) draft(c *cobra.Command, name string, subnet netip.Prefix) (p poli
 		p.Keys = map[string]string{}
 	}
 	maps.Copy(p.Keys, options(c))
-	if _, err := d.config.FromProfile(name, p.Keys); err != nil {
+	if _, err := ps.config.FromProfile(name, p.Keys); err != nil {
 		return p, err
 	}
 	lane := policy.Lane{Name: name, Subnet: subnet, Bridge: p.Interface}
 	if moves && !subnet.IsValid() {
 		lane.Subnet = file.Subnet
 	}
-	alloc, err := d.allocate(ctx, lane)
+	alloc, err := ps.allocate(ctx, lane)
 	if err != nil {
 		return p, err
 	}
@@ -141,9 +141,9 @@ func (d *desk) draft(c *cobra.Command, name string, subnet netip.Prefix) (p poli
 	return p, nil
 }
 
-// allocate finds a subnet and a bridge's name, around everything on the host and
-// in NetworkManager's profiles. A lane that is there keeps its own.
-func (d *desk) allocate(ctx context.Context, lane policy.Lane) (policy.Allocation, error) {
+// allocate picks a subnet and a bridge name that are free on the host and in NetworkManager's profiles. An existing lane
+// keeps its own.
+func (ps *profiles) allocate(ctx context.Context, lane policy.Lane) (policy.Allocation, error) {
 	host, err := oneshot.Host()
 	if err != nil {
 		return policy.Allocation{}, err
@@ -168,7 +168,7 @@ func (d *desk) allocate(ctx context.Context, lane policy.Lane) (policy.Allocatio
 			lanes = append(lanes, policy.Lane{Name: l.Name, Subnet: subnet, NoBridge: true})
 		}
 	}
-	for _, p := range d.all {
+	for _, p := range ps.all {
 		if p.Type == "bridge" && p.Address.IsValid() && !p.Active && p.Address.Bits() > 8 {
 			idle = append(idle, policy.Lane{Name: "profile " + p.UUID, Subnet: p.Address.Masked(), NoBridge: true})
 		}
@@ -180,8 +180,8 @@ func (d *desk) allocate(ctx context.Context, lane policy.Lane) (policy.Allocatio
 	return allocs[lane.Name], nil
 }
 
-// change changes the profile that a lane has.
-func (d *desk) change(c *cobra.Command, p nm.Stored, subnet netip.Prefix) error {
+// change applies the options to the profile that the lane has.
+func (ps *profiles) change(c *cobra.Command, p nm.Stored, subnet netip.Prefix) error {
 	ctx := c.Context()
 	for _, fixed := range []string{"bridge", "name"} {
 		if c.Flags().Changed(fixed) {
@@ -195,41 +195,41 @@ func (d *desk) change(c *cobra.Command, p nm.Stored, subnet netip.Prefix) error 
 	given := options(c)
 	maps.Copy(keys, given)
 	maps.DeleteFunc(keys, func(_, value string) bool { return value == "" })
-	if _, err := d.config.FromProfile(p.Lane, keys); err != nil {
+	if _, err := ps.config.FromProfile(p.Lane, keys); err != nil {
 		return err
 	}
 	if len(given) > 0 {
-		if err := d.store.SetKeys(ctx, p, given); err != nil {
+		if err := ps.store.SetKeys(ctx, p, given); err != nil {
 			return err
 		}
 	}
 	if subnet.IsValid() && p.Address.Masked() != subnet {
-		if err := d.store.SetAddress(ctx, p, netip.PrefixFrom(subnet.Addr().Next(), subnet.Bits())); err != nil {
+		if err := ps.store.SetAddress(ctx, p, netip.PrefixFrom(subnet.Addr().Next(), subnet.Bits())); err != nil {
 			return err
 		}
 		p.Active = false // so that it is activated with the new address
 	}
 	if !p.Active {
-		if err := d.store.Activate(ctx, p); err != nil {
+		if err := ps.store.Activate(ctx, p); err != nil {
 			return err
 		}
 	}
 	return reportLane(ctx, p.Lane)
 }
 
-// bringUp waits until NetworkManager has brought up a lane's new profile, as it does by itself: at once, or
-// when the daemon has taken away the bridge that the lane had of its own. Else it tells it to.
-func (d *desk) bringUp(ctx context.Context, lane string) error {
+// bringUp waits until NetworkManager has activated a new profile, which it does by itself: at once, or when the daemon
+// has removed the bridge that the lane had of its own. After a while it activates the profile.
+func (ps *profiles) bringUp(ctx context.Context, lane string) error {
 	for deadline := time.Now().Add(3 * time.Second); ; time.Sleep(50 * time.Millisecond) {
-		if err := d.again(ctx); err != nil {
+		if err := ps.refresh(ctx); err != nil {
 			return err
 		}
-		p, err := d.one(lane)
+		p, err := ps.requireOne(lane)
 		if err != nil || p.Active {
 			return err
 		}
 		if time.Now().After(deadline) {
-			return d.store.Activate(ctx, p)
+			return ps.store.Activate(ctx, p)
 		}
 	}
 }

@@ -37,15 +37,15 @@ Networks that say nothing serve all lanes.`,
 		return nil
 	}
 	c.RunE = func(c *cobra.Command, args []string) error {
-		d, err := openDesk(c)
+		ps, err := openProfiles(c)
 		if err != nil {
 			return err
 		}
-		p, err := d.profile(args[0])
+		p, err := ps.byName(args[0])
 		if err == nil && *all {
-			err = d.store.Unlimit(c.Context(), p)
+			err = ps.store.Unlimit(c.Context(), p)
 		} else if err == nil {
-			err = d.store.Limit(c.Context(), p, args[1:])
+			err = ps.store.Limit(c.Context(), p, args[1:])
 		}
 		if err != nil {
 			return fmt.Errorf("profile limit: %w", err)

@@ -20,11 +20,11 @@ func profileListCommand() *cobra.Command {
 	}
 	asJSON := c.Flags().Bool("json", false, "for programs")
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		d, err := openDesk(c)
+		ps, err := openProfiles(c)
 		if err != nil {
 			return err
 		}
-		shown := d.show("")
+		shown := ps.describe("")
 		if *asJSON {
 			return printJSON(shown)
 		}
@@ -33,13 +33,14 @@ func profileListCommand() *cobra.Command {
 	return c
 }
 
-type shownProfiles struct {
-	Profiles []shownProfile `json:"profiles"`
-	Networks []shownNetwork `json:"networks"`
+// profileList is the document of --json.
+type profileList struct {
+	Profiles []profileEntry `json:"profiles"`
+	Networks []networkEntry `json:"networks"`
 }
 
-// shownProfile is a lane's profile in the form of --json. The form is stable: keys are added, never renamed.
-type shownProfile struct {
+// profileEntry is a lane's profile in --json. The format is stable: keys are added, never renamed.
+type profileEntry struct {
 	Lane    string            `json:"lane"`
 	Name    string            `json:"name"`
 	UUID    string            `json:"uuid"`
@@ -51,35 +52,35 @@ type shownProfile struct {
 	Problem string            `json:"problem"` // empty: none
 }
 
-// shownNetwork is a network that serves some lanes only.
-type shownNetwork struct {
+// networkEntry is the profile of a network that serves some lanes only.
+type networkEntry struct {
 	Name   string   `json:"name"`
 	UUID   string   `json:"uuid"`
 	Lanes  []string `json:"lanes"`
 	Active bool     `json:"active"`
 }
 
-// show is all of the profiles that concern lanes, or of one lane.
-func (d *desk) show(lane string) shownProfiles {
-	out := shownProfiles{[]shownProfile{}, []shownNetwork{}}
-	for _, p := range d.all {
+// describe returns all profiles that concern lanes, or those of one lane.
+func (ps *profiles) describe(lane string) profileList {
+	out := profileList{[]profileEntry{}, []networkEntry{}}
+	for _, p := range ps.all {
 		if p.Lane != "" && (lane == "" || p.Lane == lane) {
-			out.Profiles = append(out.Profiles, d.showOne(p))
+			out.Profiles = append(out.Profiles, ps.describeOne(p))
 		}
 		if p.Limited && lane == "" {
-			out.Networks = append(out.Networks, shownNetwork{p.Name, p.UUID, append([]string{}, p.Lanes...), p.Active})
+			out.Networks = append(out.Networks, networkEntry{p.Name, p.UUID, append([]string{}, p.Lanes...), p.Active})
 		}
 	}
 	return out
 }
 
-func (d *desk) showOne(p nm.Stored) shownProfile {
-	s := shownProfile{Lane: p.Lane, Name: p.Name, UUID: p.UUID, Bridge: p.Interface, Active: p.Active, Uplink: []string{}, Keys: p.Keys}
+func (ps *profiles) describeOne(p nm.Stored) profileEntry {
+	s := profileEntry{Lane: p.Lane, Name: p.Name, UUID: p.UUID, Bridge: p.Interface, Active: p.Active, Uplink: []string{}, Keys: p.Keys}
 	if s.Keys == nil {
 		s.Keys = map[string]string{}
 	}
 	var problems []string
-	lane, err := d.config.FromProfile(p.Lane, p.Keys)
+	lane, err := ps.config.FromProfile(p.Lane, p.Keys)
 	if err != nil {
 		problems = append(problems, err.Error())
 	} else {
@@ -90,14 +91,14 @@ func (d *desk) showOne(p nm.Stored) shownProfile {
 	} else {
 		problems = append(problems, "it has no IPv4 address: nmcli connection modify, with ipv4.method manual and ipv4.addresses 10.0.1.1/24 or the like")
 	}
-	if file, exists := d.file(p.Lane); exists {
+	if file, exists := ps.laneFile(p.Lane); exists {
 		problems = append(problems, file.File+" defines the lane too, and does not count beside the profile: delete one of them")
 	}
 	s.Problem = strings.Join(problems, "; ")
 	return s
 }
 
-func printProfiles(w io.Writer, shown shownProfiles) error {
+func printProfiles(w io.Writer, shown profileList) error {
 	if len(shown.Profiles)+len(shown.Networks) == 0 {
 		fmt.Fprintln(w, "no profiles of lanes yet; try: uplane profile add steam --uplink wlp6s0")
 		return nil

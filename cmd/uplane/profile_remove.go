@@ -33,16 +33,16 @@ lane file, with the same addresses; programs in it stay.`,
 
 func removeProfiles(c *cobra.Command, name string, keep bool) error {
 	ctx := c.Context()
-	d, err := openDesk(c)
+	ps, err := openProfiles(c)
 	if err != nil {
 		return err
 	}
-	p, err := d.one(name)
+	p, err := ps.requireOne(name)
 	if err != nil {
 		return err
 	}
-	if _, exists := d.file(name); keep && !exists {
-		if err := d.writeFile(p); err != nil {
+	if _, exists := ps.laneFile(name); keep && !exists {
+		if err := ps.writeFile(p); err != nil {
 			return err
 		}
 		if err := reload(ctx); err != nil {
@@ -50,24 +50,24 @@ func removeProfiles(c *cobra.Command, name string, keep bool) error {
 		}
 	}
 	bridge := linkIndex(p.Interface)
-	for _, p := range d.lane(name) {
-		if err := d.store.Delete(ctx, p); err != nil {
+	for _, p := range ps.ofLane(name) {
+		if err := ps.store.Delete(ctx, p); err != nil {
 			return err
 		}
 	}
-	for deadline := time.Now().Add(patience); p.Active && linkIndex(p.Interface) == bridge && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(waitTimeout); p.Active && linkIndex(p.Interface) == bridge && time.Now().Before(deadline); {
 		time.Sleep(10 * time.Millisecond) // NetworkManager takes 50 ms to take the bridge down
 	}
 	if err := reload(ctx); err != nil { // the daemon has then seen that, too
 		return err
 	}
-	if _, goesOn := d.file(name); keep || goesOn {
+	if _, goesOn := ps.laneFile(name); keep || goesOn {
 		return reportLane(ctx, name)
 	}
 	return awaitLane(ctx, name, func(_ api.Lane, exists bool) bool { return !exists })
 }
 
-// linkIndex is 0 for a link that is not there.
+// linkIndex returns the index of a link, 0 if there is none.
 func linkIndex(name string) int {
 	link, err := net.InterfaceByName(name)
 	if err != nil {
@@ -76,9 +76,9 @@ func linkIndex(name string) int {
 	return link.Index
 }
 
-// writeFile writes a lane file that says what a profile does.
-func (d *desk) writeFile(p nm.Stored) error {
-	lane, err := d.config.FromProfile(p.Lane, p.Keys)
+// writeFile writes a lane file with what a profile says.
+func (ps *profiles) writeFile(p nm.Stored) error {
+	lane, err := ps.config.FromProfile(p.Lane, p.Keys)
 	if err != nil {
 		return fmt.Errorf("profile %s: %w", p.Name, err)
 	}
@@ -101,6 +101,6 @@ func (d *desk) writeFile(p nm.Stored) error {
 	if lane.IPv6 != policy.IPv6Auto {
 		keys["ipv6"] = string(lane.IPv6)
 	}
-	_, err = config.New(d.dirs, p.Lane, keys)
+	_, err = config.New(ps.dirs, p.Lane, keys)
 	return err
 }

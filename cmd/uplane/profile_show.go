@@ -17,14 +17,14 @@ func profileShowCommand() *cobra.Command {
 	}
 	asJSON := c.Flags().Bool("json", false, "for programs")
 	c.RunE = func(c *cobra.Command, args []string) error {
-		d, err := openDesk(c)
+		ps, err := openProfiles(c)
 		if err != nil {
 			return err
 		}
-		if _, err := d.one(args[0]); err != nil {
+		if _, err := ps.requireOne(args[0]); err != nil {
 			return fmt.Errorf("profile show: %w", err)
 		}
-		shown := d.show(args[0])
+		shown := ps.describe(args[0])
 		if *asJSON {
 			return printJSON(shown)
 		}
@@ -39,7 +39,7 @@ func profileShowCommand() *cobra.Command {
 	return c
 }
 
-func printProfile(w io.Writer, p shownProfile) {
+func printProfile(w io.Writer, p profileEntry) {
 	state := "down"
 	if p.Active {
 		state = "up"

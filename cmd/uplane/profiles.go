@@ -10,15 +10,15 @@ import (
 	"uplane/nm"
 )
 
-// desk is what the profile commands work with.
-type desk struct {
+// profiles are NetworkManager's profiles and the lane files beside them.
+type profiles struct {
 	store  *nm.Store
 	all    []nm.Stored
 	dirs   config.Dirs
 	config config.Config
 }
 
-func openDesk(c *cobra.Command) (*desk, error) {
+func openProfiles(c *cobra.Command) (*profiles, error) {
 	store, err := nm.OpenStore()
 	if err != nil {
 		return nil, err
@@ -28,21 +28,21 @@ func openDesk(c *cobra.Command) (*desk, error) {
 		return nil, err
 	}
 	dir, _ := c.Flags().GetString("config-dir")
-	d := &desk{store: store, all: all, dirs: config.Dirs{Etc: dir, Run: "/run/uplane", Lib: "/usr/lib/uplane"}}
-	d.config, _ = config.Load(d.dirs) // what is wrong with files the daemon tells
-	return d, nil
+	ps := &profiles{store: store, all: all, dirs: config.Dirs{Etc: dir, Run: "/run/uplane", Lib: "/usr/lib/uplane"}}
+	ps.config, _ = config.Load(ps.dirs) // what is wrong with files the daemon tells
+	return ps, nil
 }
 
-// again reads the profiles again.
-func (d *desk) again(ctx context.Context) (err error) {
-	d.all, err = d.store.List(ctx)
+// refresh reads NetworkManager's profiles again.
+func (ps *profiles) refresh(ctx context.Context) (err error) {
+	ps.all, err = ps.store.List(ctx)
 	return err
 }
 
-// lane returns the profiles that ask for a lane, an active one first.
-func (d *desk) lane(name string) []nm.Stored {
+// ofLane returns the profiles of a lane, an active one first.
+func (ps *profiles) ofLane(name string) []nm.Stored {
 	var out []nm.Stored
-	for _, p := range d.all {
+	for _, p := range ps.all {
 		switch {
 		case p.Lane != name:
 		case p.Active:
@@ -54,19 +54,19 @@ func (d *desk) lane(name string) []nm.Stored {
 	return out
 }
 
-// one returns the profile of a lane.
-func (d *desk) one(name string) (nm.Stored, error) {
-	found := d.lane(name)
+// requireOne returns the profile of a lane, the active one if there are several.
+func (ps *profiles) requireOne(name string) (nm.Stored, error) {
+	found := ps.ofLane(name)
 	if len(found) == 0 {
 		return nm.Stored{}, fmt.Errorf("lane %s: %w; uplane profile list shows those there are", name, nm.ErrNoProfile)
 	}
 	return found[0], nil
 }
 
-// profile finds one by its name or UUID.
-func (d *desk) profile(name string) (nm.Stored, error) {
+// byName finds a profile by its name or UUID.
+func (ps *profiles) byName(name string) (nm.Stored, error) {
 	var found []nm.Stored
-	for _, p := range d.all {
+	for _, p := range ps.all {
 		if p.UUID == name {
 			return p, nil
 		}
@@ -83,9 +83,9 @@ func (d *desk) profile(name string) (nm.Stored, error) {
 	return nm.Stored{}, fmt.Errorf("%s: %d profiles have that name; use the UUID, which nmcli connection shows", name, len(found))
 }
 
-// file returns the lane that a file defines.
-func (d *desk) file(name string) (config.Lane, bool) {
-	for _, l := range d.config.Lanes {
+// laneFile returns the lane that a lane file defines.
+func (ps *profiles) laneFile(name string) (config.Lane, bool) {
+	for _, l := range ps.config.Lanes {
 		if l.Name == name {
 			return l, true
 		}

@@ -45,7 +45,7 @@ root. However they got there: by uplane run, ip netns exec, or as a service.`,
 	return c
 }
 
-// program is one in a lane, with its arguments.
+// program is a program in a lane, with its command line.
 type program struct {
 	api.Program
 	Command string `json:"command"` // in brackets its name, when it has none or does not tell them
@@ -58,7 +58,8 @@ const (
 	commandTime = time.Second
 )
 
-// withCommands reads the arguments of programs. The daemon does not, which any program could hold up by that.
+// withCommands adds the programs' command lines. The daemon does not read them, because any program can block a reader of its
+// command line.
 func withCommands(all []api.Program) []program {
 	out := make([]program, len(all))
 	timeout := time.After(commandTime)
@@ -78,7 +79,7 @@ func withCommands(all []api.Program) []program {
 	return out
 }
 
-// readCommand is a line of text of what a program has made of its arguments; empty: none.
+// readCommand returns a process's command line as printable text, "" if it has none.
 func readCommand(pid uint32) string {
 	f, err := os.Open(fmt.Sprintf("/proc/%d/cmdline", pid))
 	if err != nil {
@@ -90,7 +91,7 @@ func readCommand(pid uint32) string {
 	return clean(string(line[:n]))
 }
 
-// clean takes out of a text what a terminal would obey.
+// clean replaces control characters, which a terminal would interpret.
 func clean(text string) string {
 	return strings.TrimSpace(strings.Map(func(r rune) rune {
 		if r < ' ' || r >= 0x7f && r < 0xa0 {
@@ -109,7 +110,7 @@ func printPrograms(w io.Writer, all []program) error {
 	return t.Flush()
 }
 
-// userName is a user's name, or the number of one that has none.
+// userName returns a user's name, or the number if there is no name.
 func userName(uid uint32) string {
 	number := strconv.Itoa(int(uid))
 	if u, err := user.LookupId(number); err == nil {

@@ -41,14 +41,14 @@ found, 126 when it can't be executed, 125 when uplane failed.`,
 		},
 		RunE: func(*cobra.Command, []string) error { return nil },
 	}
-	// For the help, manual page and completion; main has the command line read by package enter.
+	// For the help, manual page and completion; main has the command line read by package nsexec.
 	c.Flags().SetInterspersed(false)
 	c.Flags().Bool("notify", false, "show errors on the desktop too: for what an icon or a key starts, without a terminal")
 	c.Flags().Bool("strict", false, "rather fail than let a program outside of the lane do the work")
 	return c
 }
 
-// runInLane runs what "uplane run" is told, and returns its exit code.
+// runInLane carries out "uplane run" and returns its exit code.
 func runInLane(args []string) int {
 	order, err := nsexec.Parse(args)
 	if err != nil {
@@ -58,8 +58,8 @@ func runInLane(args []string) int {
 	return enterLane(order, os.Environ())
 }
 
-// enterLane runs a command in a lane. Root enters by itself; for others the daemon has it
-// done. It returns the exit code.
+// enterLane runs a command in a lane and returns its exit code. Root enters the lane in this process; for other users the
+// daemon starts the program.
 func enterLane(o nsexec.Order, environ []string) int {
 	fail := func(err error, next string) {
 		err = fmt.Errorf("run: %w", err)

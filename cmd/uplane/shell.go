@@ -13,7 +13,7 @@ import (
 	"uplane/internal/run/nsexec"
 )
 
-// laneVariable tells a shell, and its prompt, in which lane it is.
+// laneVariable is the environment variable with the lane's name, for prompts.
 const laneVariable = "UPLANE_LANE"
 
 func shellCommand() *cobra.Command {
@@ -38,14 +38,14 @@ nothing for that; others find the lane's name in $UPLANE_LANE.`,
 	}
 }
 
-// laneShell is the user's shell, with the lane in its prompt. Prompts are set by the user's own files, so what adds the lane
-// has to come after them. The folder, if there is one, is for the shell's start only.
+// laneShell returns the user's shell with the lane in its prompt. The user's own startup files set the prompt, so the lane is
+// added after them. folder, if not empty, is needed only while the shell starts.
 func laneShell(lane string) (command, environ []string, folder string, err error) {
 	shell := os.Getenv("SHELL")
 	if shell == "" {
 		shell = "/bin/sh"
 	}
-	environ = with(os.Environ(), laneVariable, lane)
+	environ = setVariable(os.Environ(), laneVariable, lane)
 	switch filepath.Base(shell) {
 	case "bash":
 		rc, err := bashRC()
@@ -53,17 +53,17 @@ func laneShell(lane string) (command, environ []string, folder string, err error
 	case "zsh":
 		folder, err := zshFolder()
 		if own, ok := os.LookupEnv("ZDOTDIR"); ok {
-			environ = with(environ, "UPLANE_ZDOTDIR", own)
+			environ = setVariable(environ, "UPLANE_ZDOTDIR", own)
 		}
-		return []string{shell}, with(environ, "ZDOTDIR", folder), folder, err
+		return []string{shell}, setVariable(environ, "ZDOTDIR", folder), folder, err
 	case "fish":
 		return []string{shell, "--init-command", fishPrompt}, environ, "", nil
 	}
-	return []string{shell}, with(environ, "PS1", "("+lane+") $ "), "", nil
+	return []string{shell}, setVariable(environ, "PS1", "("+lane+") $ "), "", nil
 }
 
-// with returns the environment with a variable, once.
-func with(environ []string, name, value string) []string {
+// setVariable returns environ with one variable set.
+func setVariable(environ []string, name, value string) []string {
 	environ = slices.DeleteFunc(environ, func(kv string) bool { return strings.HasPrefix(kv, name+"=") })
 	return append(environ, name+"="+value)
 }
@@ -73,7 +73,7 @@ PS1="($UPLANE_LANE) $PS1"
 exec %d<&-
 `
 
-// bashRC makes a file in memory that only the shell has, and closes when it has read it.
+// bashRC makes a startup file in memory. Only the shell has it, and closes it after reading.
 func bashRC() (path string, err error) {
 	file, err := unix.MemfdCreate("uplane-bashrc", 0)
 	if err == nil {
@@ -85,7 +85,7 @@ func bashRC() (path string, err error) {
 	return fmt.Sprintf("/proc/self/fd/%d", file), nil
 }
 
-// zshPrompt is read first of all, takes itself away, and has the prompt changed whenever it is shown.
+// zshPrompt is the first startup file that zsh reads. It deletes itself, and adds the lane each time the prompt is shown.
 const zshPrompt = `rm -f -- "$ZDOTDIR/.zshenv"
 rmdir -- "$ZDOTDIR"
 if (( ${+UPLANE_ZDOTDIR} )); then
@@ -99,7 +99,7 @@ _uplane_prompt() { [[ $PROMPT == "($UPLANE_LANE) "* ]] || PROMPT="($UPLANE_LANE)
 precmd_functions+=(_uplane_prompt)
 `
 
-// zshFolder makes a folder of its own for the shell's first file, for zsh has no option for one.
+// zshFolder makes a folder with that startup file, because zsh has no option to name one.
 func zshFolder() (dir string, err error) {
 	if dir, err = os.MkdirTemp(os.Getenv("XDG_RUNTIME_DIR"), "uplane-zsh-"); err != nil {
 		dir, err = os.MkdirTemp("", "uplane-zsh-") // that was another user's, as after su

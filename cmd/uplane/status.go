@@ -35,7 +35,7 @@ func statusCommand() *cobra.Command {
 	return c
 }
 
-// watchStatus shows the lanes now and after every change. A daemon that goes is waited for.
+// watchStatus shows the lanes now and after every change. It waits for a daemon that is not running.
 func watchStatus(ctx context.Context, client *api.Client, show func() error) error {
 	changes, err := client.Changes(ctx)
 	if err != nil {
@@ -74,7 +74,7 @@ func showStatus(ctx context.Context, client *api.Client, args []string, asJSON, 
 		return err
 	}
 	if len(args) == 1 {
-		lane, err := findIn(lanes, args[0])
+		lane, err := findLane(lanes, args[0])
 		if err != nil {
 			return err
 		}
@@ -110,14 +110,13 @@ func showStatus(ctx context.Context, client *api.Client, args []string, asJSON, 
 	return nil
 }
 
-// laneStatus is how a lane is, in the form of --json, and how many programs of the user's (for root,
-// of everybody's) are in it.
+// laneStatus is a lane in --json. Programs counts the user's own programs in it; for root, all.
 type laneStatus struct {
 	api.Lane
 	Programs int `json:"programs"`
 }
 
-// countPrograms counts what runs in each lane.
+// countPrograms returns the number of programs in each lane.
 func countPrograms(ctx context.Context, client *api.Client) (map[string]int, error) {
 	all, err := client.Programs(ctx, "")
 	count := map[string]int{}
@@ -128,7 +127,7 @@ func countPrograms(ctx context.Context, client *api.Client) (map[string]int, err
 }
 
 func printLane(w io.Writer, l laneStatus) {
-	fmt.Fprintln(w, sentence(l.Lane))
+	fmt.Fprintln(w, summary(l.Lane))
 	line := func(name, value string) {
 		if value != "" {
 			fmt.Fprintf(w, "  %-10s %s\n", name, value)

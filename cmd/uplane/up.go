@@ -12,8 +12,8 @@ import (
 	"uplane/internal/api"
 )
 
-// patience is how long up waits for an uplink that is not there yet.
-const patience = 10 * time.Second
+// waitTimeout is how long a command waits for a lane to change its state.
+const waitTimeout = 10 * time.Second
 
 func upCommand() *cobra.Command {
 	c := &cobra.Command{
@@ -37,7 +37,7 @@ A new lane without --uplink gets the connected one that is idle, if you agree.`,
 			return usageError{err}
 		}
 		return withAgent(c.Context(), func(client *api.Client) error {
-			return withOffer(c.Context(), args[0], func(uplink string) error {
+			return withSuggestedUplink(c.Context(), args[0], func(uplink string) error {
 				if uplink != "" {
 					changes["uplink"] = uplink
 				}
@@ -48,7 +48,7 @@ A new lane without --uplink gets the connected one that is idle, if you agree.`,
 	return c
 }
 
-// upChanges returns the keys of the lane file that the options change.
+// upChanges returns the keys of the lane file that the options set.
 func upChanges(c *cobra.Command) (map[string]any, error) {
 	changes := map[string]any{}
 	f := c.Flags()
@@ -83,7 +83,7 @@ func upChanges(c *cobra.Command) (map[string]any, error) {
 	return changes, nil
 }
 
-// up asks for the lane and waits until it is up.
+// up asks the daemon for the lane and waits until it is up.
 func up(ctx context.Context, client *api.Client, name string, changes map[string]any) error {
 	notices, err := client.Changes(ctx)
 	if err != nil {
@@ -93,7 +93,7 @@ func up(ctx context.Context, client *api.Client, name string, changes map[string
 	if err != nil {
 		return fmt.Errorf("up %s: %w", name, err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, waitTimeout)
 	defer cancel()
 	said := false
 	for lane.State == "waiting" {
@@ -106,13 +106,13 @@ func up(ctx context.Context, client *api.Client, name string, changes map[string
 			return fmt.Errorf("up %s: still waiting: %s; it comes up by itself when the uplink does, and nothing leaves until then", name, lane.Reason)
 		case <-notices:
 		}
-		if lane, err = findLane(ctx, client, name); err != nil {
+		if lane, err = fetchLane(ctx, client, name); err != nil {
 			return err
 		}
 	}
 	if lane.State != "up" && lane.State != "degraded" {
 		return fmt.Errorf("up %s: %s", name, lane.Reason)
 	}
-	fmt.Println(sentence(lane))
+	fmt.Println(summary(lane))
 	return nil
 }

@@ -14,9 +14,9 @@ import (
 	"uplane/policy"
 )
 
-// withOffer calls up, and where a lane is to be made without an uplink, up again
-// with the one that suggests itself: a person at a terminal is asked, others are told.
-func withOffer(ctx context.Context, lane string, up func(uplink string) error) error {
+// withSuggestedUplink calls up. If that fails because a new lane needs an uplink, it suggests an idle one: at a terminal it
+// asks and calls up again, elsewhere the suggestion is part of the error.
+func withSuggestedUplink(ctx context.Context, lane string, up func(uplink string) error) error {
 	err := up("")
 	var refused *api.Error
 	if !errors.As(err, &refused) || refused.Kind != api.UplinkMissing {
@@ -31,10 +31,10 @@ func withOffer(ctx context.Context, lane string, up func(uplink string) error) e
 	case main == nil:
 		return hinted{fmt.Errorf("up %s: no uplink given, and NetworkManager is connected nowhere", lane), "nmcli device"}
 	case len(idle) == 0:
-		return hinted{fmt.Errorf("up %s: no uplink given, and none is idle: the host itself leaves by %s", lane, naming(main)),
+		return hinted{fmt.Errorf("up %s: no uplink given, and none is idle: the host itself leaves by %s", lane, uplinkLabel(main)),
 			"nmcli device connect …, or uplane up " + lane + " --uplink " + main.Interface}
 	}
-	why := fmt.Sprintf("%s is connected and idle; the host itself leaves by %s", naming(idle[0]), naming(main))
+	why := fmt.Sprintf("%s is connected and idle; the host itself leaves by %s", uplinkLabel(idle[0]), uplinkLabel(main))
 	if !terminal(os.Stdin) || !terminal(os.Stderr) {
 		return hinted{fmt.Errorf("up %s: no uplink given; %s", lane, why), "uplane up " + lane + " --uplink " + idle[0].Interface}
 	}
@@ -46,15 +46,15 @@ func withOffer(ctx context.Context, lane string, up func(uplink string) error) e
 	return up(idle[0].Interface)
 }
 
-// naming is an uplink in a sentence.
-func naming(u *policy.Uplink) string {
+// uplinkLabel names an uplink in a sentence.
+func uplinkLabel(u *policy.Uplink) string {
 	if u.Connection == "" || u.Connection == u.Interface {
 		return u.Interface
 	}
 	return u.Interface + " (" + u.Connection + ")"
 }
 
-// roleOf says what an uplink is for the host; empty: a lane has no use for it.
+// roleOf describes what the host uses an uplink for, "" if no lane can use it.
 func roleOf(u, main *policy.Uplink, idle []*policy.Uplink) string {
 	switch {
 	case main != nil && u.Interface == main.Interface:

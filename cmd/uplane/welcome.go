@@ -14,8 +14,7 @@ import (
 	"uplane/policy"
 )
 
-// welcome is what uplane says without a command: what is set up, what it sees, and
-// what to type next.
+// welcome is the output of uplane without a command: uplinks, lanes and what to do next.
 func welcome(ctx context.Context, w io.Writer) error {
 	var lanes []api.Lane
 	err := withDaemon(ctx, func(client *api.Client) (err error) {
@@ -44,7 +43,7 @@ func welcome(ctx context.Context, w io.Writer) error {
 	}
 	title = "lanes"
 	for _, l := range lanes {
-		fmt.Fprintf(t, "%s\t%s\n", title, sentence(l))
+		fmt.Fprintf(t, "%s\t%s\n", title, summary(l))
 		title = ""
 	}
 	if title != "" && err == nil {
@@ -57,6 +56,7 @@ func welcome(ctx context.Context, w io.Writer) error {
 	return nil
 }
 
+// noUplinks explains why there are no uplinks.
 func noUplinks(seen nm.Snapshot, err error) string {
 	switch {
 	case err != nil:
@@ -67,7 +67,7 @@ func noUplinks(seen nm.Snapshot, err error) string {
 	return "NetworkManager has no device for one"
 }
 
-// next is the one command to type next.
+// next returns the command to type next.
 func next(lanes []api.Lane, err error, seen nm.Snapshot, main *policy.Uplink, idle []*policy.Uplink) string {
 	sudo := ""
 	if os.Geteuid() != 0 {
