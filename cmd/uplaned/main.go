@@ -28,8 +28,8 @@ import (
 
 func main() {
 	// The daemon itself starts this, for a user's program.
-	if len(os.Args) == 2 && os.Args[1] == spawn.BirthCommand {
-		os.Exit(spawn.Birth())
+	if len(os.Args) == 2 && os.Args[1] == spawn.ChildCommand {
+		os.Exit(spawn.RunChild())
 	}
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
 }

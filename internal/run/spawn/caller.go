@@ -20,8 +20,8 @@ type Caller struct {
 	Groups   []uint32 // as they were when the caller connected
 }
 
-// likeness is what a program has of its caller's process, though systemd starts it.
-type likeness struct {
+// execContext is what a program takes over from its caller's process, though systemd or the daemon starts it.
+type execContext struct {
 	gid             uint32
 	groups          []uint32 // gid among them
 	nice            int
@@ -29,7 +29,7 @@ type likeness struct {
 	bounding        uint64 // the capabilities that it can ever have, as bits
 	loginUID        uint32 // whose login it comes from, for the kernel's audit; unset: none's
 	limits          []limit
-	rest            rest
+	fork            forkContext
 }
 
 // unset is the kernel's "nobody".
@@ -83,26 +83,26 @@ func parseLimit(s string) (uint64, error) {
 // starts their programs outside of it.
 var ErrElsewhere = errors.New("a lane's program runs among the host's own files and users")
 
-// spaces are the namespaces that a caller shares with us, and what it is in otherwise.
-var spaces = []struct{ name, elsewhere string }{
+// hostNamespaces are the namespaces that a caller shares with us, and what it is in otherwise.
+var hostNamespaces = []struct{ name, elsewhere string }{
 	{"user", "a user namespace, such as a container's or a sandbox's"},
 	{"mnt", "a mount namespace, such as a container's, a sandbox's or a lane's"},
 	{"net", "a network namespace, such as a container's or a lane's"},
 }
 
-// elsewhere returns an error if a process, by its folder in /proc, is not where we are.
-func elsewhere(dir string, status []byte) error {
-	for _, space := range spaces {
-		ours, err := os.Stat("/proc/thread-self/ns/" + space.name) // another thread may be in a lane
+// checkOnHost returns an error if a process, by its folder in /proc, does not see the host as the daemon does.
+func checkOnHost(dir string, status []byte) error {
+	for _, ns := range hostNamespaces {
+		ours, err := os.Stat("/proc/thread-self/ns/" + ns.name) // another thread may be in a lane
 		if err != nil {
 			return err
 		}
-		theirs, err := os.Stat(dir + "ns/" + space.name)
+		theirs, err := os.Stat(dir + "ns/" + ns.name)
 		if err != nil {
 			return fmt.Errorf("look at who asks: %w", err)
 		}
 		if !os.SameFile(ours, theirs) {
-			return fmt.Errorf("%w, and who asks is in %s", ErrElsewhere, space.elsewhere)
+			return fmt.Errorf("%w, and who asks is in %s", ErrElsewhere, ns.elsewhere)
 		}
 	}
 	// Not by a look at the folder itself, which may be on a file system of the caller's that answers when it likes.
@@ -114,7 +114,7 @@ func elsewhere(dir string, status []byte) error {
 	if err != nil {
 		return err
 	}
-	if filters(status) > filters(first) {
+	if seccompFilters(status) > seccompFilters(first) {
 		return fmt.Errorf("%w, and who asks has a filter of system calls", ErrElsewhere)
 	}
 	profile, err := os.ReadFile(dir + "attr/apparmor/current")
@@ -124,33 +124,33 @@ func elsewhere(dir string, status []byte) error {
 	if err != nil {
 		return fmt.Errorf("look at who asks: %w", err)
 	}
-	if !free(string(profile)) {
+	if !unconfined(string(profile)) {
 		return fmt.Errorf("%w, and who asks is confined by AppArmor's profile %.80q", ErrElsewhere, strings.TrimSpace(string(profile)))
 	}
 	return nil
 }
 
-// free tells whether a profile of AppArmor's, as /proc names it with its mode, confines nothing.
-func free(profile string) bool {
+// unconfined reports whether an AppArmor profile, as /proc names it with its mode, confines nothing.
+func unconfined(profile string) bool {
 	profile = strings.TrimRight(profile, "\n\x00")
 	return profile == "unconfined" || strings.HasSuffix(profile, " (unconfined)") || strings.HasSuffix(profile, " (complain)")
 }
 
-// filters is how many filters of system calls a process has.
-func filters(status []byte) int {
+// seccompFilters returns the number of system call filters of a process.
+func seccompFilters(status []byte) int {
 	n, _ := strconv.Atoi(field(status, "Seccomp_filters"))
 	return n
 }
 
-// look reads from the caller's process what its program shall have of it.
+// inspect reads from the caller's process what its program takes over from it.
 //
 // A number could be another process's by now. So it must be one of the same user
 // and nobody else's; what we take from it (limits, priority) such a process
 // can't have more of than the user may have. Of groups it gets those that the
 // caller had when it connected and the process still has by itself: what
 // a set-group-ID program was given is not the user's to hand on.
-func (c Caller) look() (likeness, error) {
-	var l likeness
+func (c Caller) inspect() (execContext, error) {
+	var l execContext
 	pidfd, err := unix.PidfdOpen(int(c.PID), 0)
 	if err != nil {
 		return l, fmt.Errorf("who asked has gone: %w", err)
@@ -165,7 +165,7 @@ func (c Caller) look() (likeness, error) {
 		return l, err
 	}
 	l.noNewPrivileges = field(status, "NoNewPrivs") == "1"
-	if l.rest, err = readRest(dir, status); err != nil {
+	if l.fork, err = readForkContext(dir, status); err != nil {
 		return l, fmt.Errorf("look at who asks: %w", err)
 	}
 	if l.bounding, err = strconv.ParseUint(field(status, "CapBnd"), 16, 64); err != nil {
@@ -174,7 +174,7 @@ func (c Caller) look() (likeness, error) {
 	if l.loginUID, err = loginUID(dir); err != nil {
 		return l, fmt.Errorf("look at who asks: %w", err)
 	}
-	if err := elsewhere(dir, status); err != nil {
+	if err := checkOnHost(dir, status); err != nil {
 		return l, err
 	}
 	raw, err := unix.Getpriority(unix.PRIO_PROCESS, int(c.PID))

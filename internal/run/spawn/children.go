@@ -25,16 +25,16 @@ func (c *children) add(pid int) {
 		signal.Notify(ended, unix.SIGCHLD)
 		go func() {
 			for range ended {
-				c.bury()
+				c.reap()
 			}
 		}()
 	}
 	c.pids[pid] = true
 	c.mu.Unlock()
-	c.bury() // it may have ended before
+	c.reap() // it may have ended before
 }
 
-func (c *children) bury() {
+func (c *children) reap() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for pid := range c.pids {

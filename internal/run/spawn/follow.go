@@ -31,7 +31,7 @@ func (m *Manager) Follow(ctx context.Context, log *slog.Logger) error {
 	events := os.NewFile(uintptr(fd), "inotify")
 	defer context.AfterFunc(ctx, func() { events.Close() })()
 	defer events.Close()
-	r := restorer{m, map[space]bool{}}
+	r := restorer{m, map[namespaceID]bool{}}
 	buf := make([]byte, 16<<10)
 	for {
 		names := watch(fd)
@@ -83,7 +83,7 @@ func replaced(events []byte) (names []string) {
 // restorer puts lanes' files back.
 type restorer struct {
 	*Manager
-	stuck map[space]bool // mount namespaces in which a look at a file has no end
+	stuck map[namespaceID]bool // mount namespaces in which a look at a file has no end
 }
 
 // restoreTime is how long that may take in a mount namespace. What is mounted in there may be a program's to answer for.
@@ -91,21 +91,21 @@ const restoreTime = 2 * time.Second
 
 // restore puts the lanes' files back in all mount namespaces of programs in lanes that see the host's.
 func (r restorer) restore(ctx context.Context) error {
-	spaces := map[space]string{}
+	lanes := map[namespaceID]string{}
 	paths, _ := filepath.Glob(policy.ResolvConfPath("*"))
 	for _, path := range paths {
 		lane := filepath.Base(filepath.Dir(path))
-		if s, err := spaceOf(lane); err == nil {
-			spaces[s] = lane
+		if s, err := namespaceOf(lane); err == nil {
+			lanes[s] = lane
 		}
 	}
-	all, err := r.scan(spaces, Everybody)
+	all, err := r.scan(lanes, Everybody)
 	if err != nil {
 		return err
 	}
-	done := map[space]bool{} // the host's, to begin with
+	done := map[namespaceID]bool{} // the host's, to begin with
 	for _, host := range []string{"/proc/thread-self/ns/mnt", "/proc/1/ns/mnt"} {
-		s, err := readSpace(host)
+		s, err := readNamespaceID(host)
 		if err != nil {
 			return err
 		}
@@ -113,7 +113,7 @@ func (r restorer) restore(ctx context.Context) error {
 	}
 	var errs []error
 	for _, p := range all {
-		mounts, err := readSpace(fmt.Sprintf("/proc/%d/ns/mnt", p.PID))
+		mounts, err := readNamespaceID(fmt.Sprintf("/proc/%d/ns/mnt", p.PID))
 		if err != nil || done[mounts] || r.stuck[mounts] {
 			continue
 		}
@@ -126,7 +126,7 @@ func (r restorer) restore(ctx context.Context) error {
 }
 
 // restoreFor puts a lane's files back for a program. A mount namespace that a user has made, as sandboxes do, is the user's business.
-func (r restorer) restoreFor(ctx context.Context, p Program, mounts space) error {
+func (r restorer) restoreFor(ctx context.Context, p Program, mounts namespaceID) error {
 	ns, err := unix.Open(fmt.Sprintf("/proc/%d/ns/mnt", p.PID), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // it has ended
@@ -137,7 +137,7 @@ func (r restorer) restoreFor(ctx context.Context, p Program, mounts space) error
 	file := os.NewFile(uintptr(ns), "mount namespace")
 	var st unix.Stat_t
 	// It may be another process's by now.
-	if err := unix.Fstat(ns, &st); err != nil || mounts != (space{st.Dev, st.Ino}) || !p.still() {
+	if err := unix.Fstat(ns, &st); err != nil || mounts != (namespaceID{st.Dev, st.Ino}) || !p.isSame() {
 		return errors.Join(err, file.Close())
 	}
 	if user, err := isUsers(ns); err != nil || user {
@@ -146,7 +146,7 @@ func (r restorer) restoreFor(ctx context.Context, p Program, mounts space) error
 	ended := make(chan error, 1)
 	go func() {
 		defer file.Close()
-		ended <- putBack(ns, p.Lane)
+		ended <- remount(ns, p.Lane)
 	}()
 	select {
 	case err := <-ended:
@@ -159,9 +159,9 @@ func (r restorer) restoreFor(ctx context.Context, p Program, mounts space) error
 	}
 }
 
-// putBack mounts a lane's files in a mount namespace, where it sees the host's or none. Both are opened on the host: in there
+// remount mounts a lane's files in a mount namespace, where it sees the host's or none. Both are opened on the host: in there
 // their paths may lead anywhere.
-func putBack(ns int, lane string) error {
+func remount(ns int, lane string) error {
 	files := overlay.Files(lane)
 	hosts := make([]unix.Stat_t, len(files))
 	trees := make([]int, len(files))
@@ -210,6 +210,6 @@ func isUsers(ns int) (bool, error) {
 	if err := unix.Fstat(owner, &st); err != nil {
 		return false, err
 	}
-	ours, err := readSpace("/proc/thread-self/ns/user")
-	return ours != space{st.Dev, st.Ino}, err
+	ours, err := readNamespaceID("/proc/thread-self/ns/user")
+	return ours != namespaceID{st.Dev, st.Ino}, err
 }

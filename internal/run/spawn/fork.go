@@ -23,67 +23,67 @@ func booted() bool {
 	return err == nil
 }
 
-// rest is what else a program has of its caller that systemd doesn't start: with systemd that is a unit's, or a slice's.
-type rest struct {
+// forkContext is what a program takes over from its caller only without systemd, whose units and slices have their own.
+type forkContext struct {
 	groups   []string // as numbers; the own one need not be among them
 	umask    int
 	oomScore string
 	control  string // its control groups, as /proc has them
 }
 
-func readRest(dir string, status []byte) (r rest, err error) {
+func readForkContext(dir string, status []byte) (f forkContext, err error) {
 	umask, err := strconv.ParseUint(field(status, "Umask"), 8, 32)
 	if err != nil {
-		return r, fmt.Errorf("umask: %w", err)
+		return f, fmt.Errorf("umask: %w", err)
 	}
 	oomScore, err := os.ReadFile(dir + "oom_score_adj")
 	if err != nil {
-		return r, err
+		return f, err
 	}
 	control, err := os.ReadFile(dir + "cgroup")
 	if err != nil {
-		return r, err
+		return f, err
 	}
-	return rest{strings.Fields(field(status, "Groups")), int(umask), string(oomScore), string(control)}, nil
+	return forkContext{strings.Fields(field(status, "Groups")), int(umask), string(oomScore), string(control)}, nil
 }
 
 // fork starts uplane in a lane as the caller where there is no systemd, and returns once it has been executed.
 //
-// In between is a process of our own program (birth.go): it makes itself what the caller is, and then becomes uplane.
-// A child of the daemon itself could not do that: until it executes something, it shares the daemon's memory, as
-// Go starts programs, and would do so as the user.
-func (m *Manager) fork(ctx context.Context, lane string, c Caller, like likeness, socket string) error {
+// In between is a process of our own program (child.go): it takes over the caller's context, and then executes uplane.
+// A child forked from the daemon can't do that: the way Go starts programs, it shares the daemon's memory until it executes
+// something, and would share it as the user.
+func (m *Manager) fork(ctx context.Context, lane string, c Caller, like execContext, socket string) error {
 	if n, err := m.keepers(c.UID); err != nil {
 		return err
 	} else if n >= maxUnits {
 		return ErrTooMany
 	}
-	b, err := m.birth(lane, c, like, socket)
+	b, err := m.childSpec(lane, c, like, socket)
 	if err != nil {
 		return err
 	}
-	order, err := json.Marshal(b)
+	spec, err := json.Marshal(b)
 	if err != nil {
 		return err
 	}
-	process, say, hear, err := start()
+	process, specPipe, statusPipe, err := startChild()
 	if err != nil {
 		return fmt.Errorf("start it: %w", err)
 	}
 	defer process.Release()
-	defer say.Close()
-	defer hear.Close()
-	// Whoever asked is told that it failed, so it must not run later.
+	defer specPipe.Close()
+	defer statusPipe.Close()
+	// The caller is told that it failed, so it must not run later.
 	stop := context.AfterFunc(ctx, func() {
 		_ = process.Kill()
-		_ = hear.SetReadDeadline(time.Now()) // a frozen control group keeps it from dying
+		_ = statusPipe.SetReadDeadline(time.Now()) // a frozen control group keeps it from dying
 	})
 	m.children.add(process.Pid)
-	_, werr := say.Write(order)
-	say.Close()
-	answer, err := io.ReadAll(hear)
+	_, werr := specPipe.Write(spec)
+	specPipe.Close()
+	answer, err := io.ReadAll(statusPipe)
 	if !stop() {
-		_ = process.Kill() // who has begun to, may not have yet
+		_ = process.Kill() // the function above may not have come to it yet
 		return fmt.Errorf("start it: %w", context.Cause(ctx))
 	}
 	why, begins := strings.CutPrefix(string(answer), executing)
@@ -98,48 +98,51 @@ func (m *Manager) fork(ctx context.Context, lane string, c Caller, like likeness
 	return nil
 }
 
-// start starts our own program for a birth. It hears what to become, and its last words can be heard: they end when it
-// executes uplane. It has no descriptor else, nor a terminal.
-func start() (process *os.Process, say, hear *os.File, err error) {
+// startChild starts our own program as "uplaned spawn-child". The specification is written to the first pipe. The second
+// brings an error, and is closed when the child executes uplane. The child has no other descriptor and no terminal.
+//
+// /proc/self/exe is the program that this process runs, even after an upgrade has replaced its file. So parent and child are
+// always of one version, and the argument and the specification can change with any of them.
+func startChild() (process *os.Process, specPipe, statusPipe *os.File, err error) {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		return nil, nil, nil, err
 	}
 	defer null.Close()
-	its, say, err := os.Pipe()
+	childSpecPipe, specPipe, err := os.Pipe()
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	defer its.Close()
-	hear, tells, err := os.Pipe()
+	defer childSpecPipe.Close()
+	statusPipe, childStatusPipe, err := os.Pipe()
 	if err != nil {
-		say.Close()
+		specPipe.Close()
 		return nil, nil, nil, err
 	}
-	defer tells.Close()
-	process, err = os.StartProcess("/proc/self/exe", []string{"uplaned", BirthCommand}, &os.ProcAttr{
+	defer childStatusPipe.Close()
+	process, err = os.StartProcess("/proc/self/exe", []string{"uplaned", ChildCommand}, &os.ProcAttr{
 		Env: []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}, // the program has its caller's
-		// What the keeper would say is lost: a user's program can't have the daemon's log, which may be a terminal.
-		Files: []*os.File{null, null, null, its, tells},
+		// What the keeper prints is lost: a user's program can't have the daemon's log, which may be a terminal.
+		Files: []*os.File{null, null, null, childSpecPipe, childStatusPipe},
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	})
 	if err != nil {
-		say.Close()
-		hear.Close()
+		specPipe.Close()
+		statusPipe.Close()
 	}
-	return process, say, hear, err
+	return process, specPipe, statusPipe, err
 }
 
-// birth is what becomes of a caller's likeness.
-func (m *Manager) birth(lane string, c Caller, like likeness, socket string) (birth, error) {
-	b := birth{
+// childSpec returns what the child sets up, for a caller's context.
+func (m *Manager) childSpec(lane string, c Caller, like execContext, socket string) (childSpec, error) {
+	b := childSpec{
 		Lane: lane, Command: m.keeper(like, socket),
-		UID: c.UID, GID: like.gid, Umask: like.rest.umask,
-		Nice: like.nice, OOMScore: like.rest.oomScore, Limits: map[string]unix.Rlimit{},
+		UID: c.UID, GID: like.gid, Umask: like.fork.umask,
+		Nice: like.nice, OOMScore: like.fork.oomScore, Limits: map[string]unix.Rlimit{},
 		Bounding: like.bounding, NoNewPrivileges: like.noNewPrivileges, LoginUID: like.loginUID,
 	}
 	for _, g := range like.groups {
-		if slices.Contains(like.rest.groups, strconv.FormatUint(uint64(g), 10)) {
+		if slices.Contains(like.fork.groups, strconv.FormatUint(uint64(g), 10)) {
 			b.Groups = append(b.Groups, g)
 		}
 	}
@@ -148,14 +151,14 @@ func (m *Manager) birth(lane string, c Caller, like likeness, socket string) (bi
 	}
 	ours, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil {
-		return birth{}, err
+		return childSpec{}, err
 	}
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
-		return birth{}, err
+		return childSpec{}, err
 	}
 	hierarchies := slices.DeleteFunc(parseHierarchies(string(mounts)), func(h hierarchy) bool { return !h.visible() })
-	b.Control = controlGroups(like.rest.control, string(ours), hierarchies)
+	b.Control = controlGroups(like.fork.control, string(ours), hierarchies)
 	return b, nil
 }
 

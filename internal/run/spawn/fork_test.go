@@ -65,20 +65,20 @@ func FuzzControlGroups(f *testing.F) {
 	})
 }
 
-// TestBirth: what a caller has reaches the program, and no more.
-func TestBirth(t *testing.T) {
+// TestChildSpec: what a caller has reaches the program, and no more.
+func TestChildSpec(t *testing.T) {
 	m := &Manager{Uplane: "/usr/bin/uplane"}
 	c := Caller{UID: 1000, PID: 7, Groups: []uint32{1000, 44, 42}}
-	like := likeness{
+	like := execContext{
 		gid: 1000, groups: []uint32{1000, 44}, nice: 5, bounding: 0x3fff, loginUID: 1001, noNewPrivileges: true, limits: []limit{{"CORE", 0, 1<<64 - 1}},
-		rest: rest{groups: []string{"44", "42"}, umask: 0o27, oomScore: "3\n", control: "0::/\n"},
+		fork: forkContext{groups: []string{"44", "42"}, umask: 0o27, oomScore: "3\n", control: "0::/\n"},
 	}
-	b, err := m.birth("steam", c, like, "/tmp/uplane-run-1/socket")
+	b, err := m.childSpec("steam", c, like, "/tmp/uplane-run-1/socket")
 	if err != nil {
 		t.Fatal(err)
 	}
 	b.Control = nil // this machine's
-	want := birth{
+	want := childSpec{
 		Lane: "steam", Command: []string{"/usr/bin/uplane", "inside", "/tmp/uplane-run-1/socket", "1001"}, UID: 1000, GID: 1000, Groups: []uint32{44},
 		Umask: 0o27, Nice: 5, OOMScore: "3\n", Limits: map[string]unix.Rlimit{"CORE": {Cur: 0, Max: 1<<64 - 1}}, Bounding: 0x3fff, NoNewPrivileges: true, LoginUID: 1001,
 	}
@@ -86,7 +86,7 @@ func TestBirth(t *testing.T) {
 		t.Errorf("%+v\nnot\n%+v", b, want)
 	}
 	text, err := json.Marshal(b)
-	var read birth
+	var read childSpec
 	if err != nil || json.Unmarshal(text, &read) != nil || !reflect.DeepEqual(read, want) {
 		t.Errorf("%s: %+v, %v", text, read, err)
 	}
@@ -136,12 +136,12 @@ func TestKeepers(t *testing.T) {
 	}
 }
 
-// TestDrop: what becomes a user's can't be traced by the user before it executes something, and has nothing of root's.
-func TestDrop(t *testing.T) {
+// TestDropPrivileges: what becomes a user's can't be traced by the user before it executes something, and has nothing of root's.
+func TestDropPrivileges(t *testing.T) {
 	lab.RequireRoot(t)
 	const child = "UPLANE_TEST_DROP"
 	if os.Getenv(child) == "" {
-		c := exec.Command("/proc/self/exe", "-test.run=^TestDrop$", "-test.v")
+		c := exec.Command("/proc/self/exe", "-test.run=^TestDropPrivileges$", "-test.v")
 		c.Env = append(os.Environ(), child+"=1")
 		if out, err := c.CombinedOutput(); err != nil {
 			t.Errorf("%v\n%s", err, out)
@@ -149,11 +149,11 @@ func TestDrop(t *testing.T) {
 		return
 	}
 	runtime.LockOSThread()
-	b := birth{UID: 65534, GID: 65533, Groups: []uint32{7, 9}, Bounding: 1<<0 | 1<<7, NoNewPrivileges: true}
-	if err := b.drop(); err != nil {
+	b := childSpec{UID: 65534, GID: 65533, Groups: []uint32{7, 9}, Bounding: 1<<0 | 1<<7, NoNewPrivileges: true}
+	if err := b.dropPrivileges(); err != nil {
 		t.Fatal(err)
 	}
-	// With 1 a process of the user could trace it; see mayBecome.
+	// With 1 a process of the user could trace it; see checkNotTraceable.
 	if dumpable, err := unix.PrctlRetInt(unix.PR_GET_DUMPABLE, 0, 0, 0, 0); err != nil || dumpable == 1 {
 		t.Errorf("dumpable is %d, %v", dumpable, err)
 	}

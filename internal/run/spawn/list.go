@@ -25,19 +25,19 @@ type Program struct {
 	Since    time.Time
 	Name     string // what it, or who started it, calls it: 15 bytes at most
 
-	space  space
+	netns  namespaceID
 	keeper bool // our own, which stands between "uplane run" and a program
 }
 
 // List returns what runs in a lane, or in all of lanes, of one user or of everybody, by process ID.
 func (m *Manager) List(lanes []string, uid uint32) ([]Program, error) {
-	spaces := map[space]string{}
+	byNetns := map[namespaceID]string{}
 	for _, lane := range lanes {
-		if s, err := spaceOf(lane); err == nil { // one that is down has none, one in error may have none
-			spaces[s] = lane
+		if s, err := namespaceOf(lane); err == nil { // one that is down has none, one in error may have none
+			byNetns[s] = lane
 		}
 	}
-	all, err := m.scan(spaces, uid)
+	all, err := m.scan(byNetns, uid)
 	out := []Program{}
 	for _, p := range all {
 		if !p.keeper {
@@ -50,10 +50,10 @@ func (m *Manager) List(lanes []string, uid uint32) ([]Program, error) {
 // scan looks at every process of the machine, which costs some milliseconds: one at a time, so that who asks all day
 // has no more than one processor work for it. It reads nothing for which the kernel would wait for a process: of those,
 // the arguments are one, and a program can make that wait as long as it likes.
-func (m *Manager) scan(spaces map[space]string, uid uint32) ([]Program, error) {
+func (m *Manager) scan(lanes map[namespaceID]string, uid uint32) ([]Program, error) {
 	m.scanning.Lock()
 	defer m.scanning.Unlock()
-	if len(spaces) == 0 {
+	if len(lanes) == 0 {
 		return nil, nil
 	}
 	bootedAt, err := bootTime()
@@ -66,16 +66,16 @@ func (m *Manager) scan(spaces map[space]string, uid uint32) ([]Program, error) {
 	}
 	var out []Program
 	for _, pid := range pids {
-		its, err := readSpace(fmt.Sprintf("/proc/%d/ns/net", pid))
+		its, err := readNamespaceID(fmt.Sprintf("/proc/%d/ns/net", pid))
 		if err != nil {
 			continue // it has gone, or is a zombie
 		}
-		lane, ok := spaces[its]
+		lane, ok := lanes[its]
 		if !ok {
 			continue
 		}
 		if p, err := describe(pid, uid, bootedAt); err == nil {
-			p.Lane, p.space, p.keeper = lane, its, p.keeper && m.isUplane(pid)
+			p.Lane, p.netns, p.keeper = lane, its, p.keeper && m.isUplane(pid)
 			out = append(out, p)
 		}
 	}
@@ -93,32 +93,32 @@ func processes() (pids []uint32, err error) {
 	return pids, err
 }
 
-// space tells namespaces apart.
-type space struct{ device, inode uint64 }
+// namespaceID identifies a namespace.
+type namespaceID struct{ device, inode uint64 }
 
-func readSpace(path string) (space, error) {
+func readNamespaceID(path string) (namespaceID, error) {
 	var st unix.Stat_t
 	if err := unix.Stat(path, &st); err != nil {
-		return space{}, &os.PathError{Op: "stat", Path: path, Err: err}
+		return namespaceID{}, &os.PathError{Op: "stat", Path: path, Err: err}
 	}
-	return space{st.Dev, st.Ino}, nil
+	return namespaceID{st.Dev, st.Ino}, nil
 }
 
-// spaceOf is a lane's namespace. Another that has got its name is not: what runs there is nobody's here, and may
+// namespaceOf is a lane's namespace. Another that has got its name is not: what runs there is nobody's here, and may
 // be all that runs on the host.
-func spaceOf(lane string) (space, error) {
+func namespaceOf(lane string) (namespaceID, error) {
 	if err := policy.CheckLaneName(lane); err != nil {
-		return space{}, err
+		return namespaceID{}, err
 	}
-	before, err := readSpace(policy.NetnsPath(lane))
+	before, err := readNamespaceID(policy.NetnsPath(lane))
 	if err != nil {
-		return space{}, err
+		return namespaceID{}, err
 	}
 	if err := nsexec.CheckLane(lane); err != nil {
-		return space{}, err
+		return namespaceID{}, err
 	}
-	if after, err := readSpace(policy.NetnsPath(lane)); err != nil || after != before {
-		return space{}, fmt.Errorf("namespace %s is being made anew", lane)
+	if after, err := readNamespaceID(policy.NetnsPath(lane)); err != nil || after != before {
+		return namespaceID{}, fmt.Errorf("namespace %s is being made anew", lane)
 	}
 	return before, nil
 }
@@ -191,7 +191,7 @@ func (m *Manager) isUplane(pid uint32) bool {
 const KeeperCommand = "inside"
 
 // keeper is the command of one.
-func (m *Manager) keeper(like likeness, socket string) []string {
+func (m *Manager) keeper(like execContext, socket string) []string {
 	return []string{m.Uplane, KeeperCommand, socket, strconv.FormatUint(uint64(like.loginUID), 10)}
 }
 

@@ -17,7 +17,7 @@ const keeperTime = stopTimeout / 2
 // Stop ends what runs in a lane, of one user or of everybody: it asks, and after some
 // seconds it no longer does. It returns how many programs there were.
 func (m *Manager) Stop(ctx context.Context, lane string, uid uint32) (int, error) {
-	its, err := spaceOf(lane)
+	its, err := namespaceOf(lane)
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil // it is down
 	}
@@ -28,7 +28,7 @@ func (m *Manager) Stop(ctx context.Context, lane string, uid uint32) (int, error
 	programs, units := 0, false
 	deadline := time.Now().Add(stopTimeout)
 	for {
-		left, err := m.scan(map[space]string{its: lane}, uid)
+		left, err := m.scan(map[namespaceID]string{its: lane}, uid)
 		if err != nil {
 			return programs, err
 		}
@@ -101,7 +101,7 @@ func (p Program) signal(signals ...unix.Signal) {
 		return // it has gone
 	}
 	defer unix.Close(pidfd)
-	if !p.still() {
+	if !p.isSame() {
 		return
 	}
 	for _, s := range signals {
@@ -109,10 +109,10 @@ func (p Program) signal(signals ...unix.Signal) {
 	}
 }
 
-// still tells whether the process of that number still is the program.
-func (p Program) still() bool {
-	its, err := readSpace(fmt.Sprintf("/proc/%d/ns/net", p.PID))
-	if err != nil || its != p.space {
+// isSame reports whether the process of that number is still the program.
+func (p Program) isSame() bool {
+	its, err := readNamespaceID(fmt.Sprintf("/proc/%d/ns/net", p.PID))
+	if err != nil || its != p.netns {
 		return false
 	}
 	uid, _, err := owner(p.PID)

@@ -83,7 +83,7 @@ func (m *Manager) Run(ctx context.Context, lane string, caller Caller, socket st
 		return "", err
 	}
 	defer leave()
-	like, err := caller.look()
+	like, err := caller.inspect()
 	if err != nil {
 		return "", err
 	}
@@ -128,7 +128,7 @@ func unitOf(unit string) (uid, lane string) {
 // properties are the unit's. It must not have PrivateTmp, PrivateUsers or
 // RestrictNamespaces: programs with windows and those that make sandboxes of their own
 // live on what these take away.
-func (m *Manager) properties(lane string, c Caller, like likeness, socket string) []property {
+func (m *Manager) properties(lane string, c Caller, like execContext, socket string) []property {
 	type exec struct {
 		Path    string
 		Argv    []string

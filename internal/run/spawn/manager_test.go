@@ -29,7 +29,7 @@ func TestLimits(t *testing.T) {
 // TestProperties keeps what would break programs that work outside of lanes, and would not be noticed at once.
 func TestProperties(t *testing.T) {
 	m := &Manager{Uplane: "/usr/bin/uplane"}
-	all := m.properties("my-lane", Caller{UID: 1000, Groups: []uint32{1000, 44, 7}}, likeness{gid: 44, groups: []uint32{1000, 44}, nice: 5, bounding: 0x3fff, loginUID: 1001, limits: []limit{{"CORE", 0, 7}}}, "/tmp/uplane-run-1/socket")
+	all := m.properties("my-lane", Caller{UID: 1000, Groups: []uint32{1000, 44, 7}}, execContext{gid: 44, groups: []uint32{1000, 44}, nice: 5, bounding: 0x3fff, loginUID: 1001, limits: []limit{{"CORE", 0, 7}}}, "/tmp/uplane-run-1/socket")
 	have := map[string]string{}
 	for _, p := range all {
 		if _, twice := have[p.Name]; twice {
@@ -125,14 +125,14 @@ func TestBeside(t *testing.T) {
 // TestLook refuses a process that is another user's, or has gone.
 func TestLook(t *testing.T) {
 	me := Caller{UID: uint32(os.Getuid()), PID: uint32(os.Getpid()), Groups: []uint32{uint32(os.Getgid())}}
-	like, err := me.look()
+	like, err := me.inspect()
 	if err != nil || len(like.limits) != len(limitNames) {
 		t.Errorf("this process: %+v, %v", like, err)
 	}
-	if _, err := (Caller{UID: me.UID + 1, PID: me.PID}).look(); err == nil || !strings.Contains(err.Error(), "which asked as user") {
+	if _, err := (Caller{UID: me.UID + 1, PID: me.PID}).inspect(); err == nil || !strings.Contains(err.Error(), "which asked as user") {
 		t.Errorf("another user's process: %v", err)
 	}
-	if _, err := (Caller{UID: me.UID, PID: 1 << 30}).look(); err == nil {
+	if _, err := (Caller{UID: me.UID, PID: 1 << 30}).inspect(); err == nil {
 		t.Error("a process that is not there")
 	}
 }
@@ -171,7 +171,7 @@ func TestFree(t *testing.T) {
 		"unconfined\n": true, "chrome (unconfined)\n": true, "vi (complain)\x00": true,
 		"": false, "firefox (enforce)\n": false, "a (kill)": false, "a//&b (mixed)": false, "(unconfined)": false, "a (unconfined) (enforce)": false,
 	} {
-		if free(profile) != want {
+		if unconfined(profile) != want {
 			t.Errorf("%q: %v", profile, !want)
 		}
 	}

@@ -3,10 +3,10 @@
 //
 // What root does here is little. It looks at who asks (caller.go), and has
 // systemd start uplane as that user in the lane's namespace (unit.go). Where
-// there is no systemd the daemon does that itself (fork.go, birth.go).
+// there is no systemd the daemon does that itself (fork.go, child.go).
 // Descriptors, environment and working directory of the caller never come here:
 // what "uplane run" has started is uplane again, which fetches them from its
-// other half, as the user (package inside).
+// other half, as the user (package shim).
 package spawn
 
 import (

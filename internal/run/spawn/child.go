@@ -18,11 +18,12 @@ import (
 	"uplane/internal/run/nsexec"
 )
 
-// BirthCommand is the argument by which uplaned becomes a keeper, as another user.
-const BirthCommand = "birth"
+// ChildCommand is the argument with which uplaned starts itself for a user's program. See [RunChild].
+const ChildCommand = "spawn-child"
 
-// birth is what a keeper is born with, where there is no systemd. See systemd.exec(5) for what all that is.
-type birth struct {
+// childSpec is what the child sets up for itself before it executes uplane, where there is no systemd to do so. The terms are
+// those of systemd.exec(5).
+type childSpec struct {
 	Lane            string
 	Command         []string
 	UID, GID        uint32
@@ -37,39 +38,39 @@ type birth struct {
 }
 
 const (
-	hearsAt, tellsAt = 3, 4 // descriptors
+	specFD, statusFD = 3, 4
 
-	// executing is said before a program is executed; what follows says why it could not be.
+	// executing is written to the status pipe just before uplane is executed. An error follows if that fails.
 	executing = "+"
 )
 
-// Birth is what uplaned does for a birth: it returns, with an exit code, only when that fails.
-func Birth() int {
-	tells := os.NewFile(tellsAt, "daemon")
-	err := readBirth(tells)
-	fmt.Fprint(tells, err)
-	tells.Close()
+// RunChild is the main function of the child: it becomes the caller's uplane, and returns an exit code only if that fails.
+func RunChild() int {
+	status := os.NewFile(statusFD, "daemon")
+	err := runChild(status)
+	fmt.Fprint(status, err)
+	status.Close()
 	return 1
 }
 
-func readBirth(tells io.Writer) error {
-	hears := os.NewFile(hearsAt, "daemon")
-	var b birth
-	if err := json.NewDecoder(hears).Decode(&b); err != nil {
-		return fmt.Errorf("hear what to start: %w", err)
+func runChild(status io.Writer) error {
+	spec := os.NewFile(specFD, "daemon")
+	var b childSpec
+	if err := json.NewDecoder(spec).Decode(&b); err != nil {
+		return fmt.Errorf("read what to start: %w", err)
 	}
-	return b.become(tells)
+	return b.exec(status)
 }
 
-// become makes the caller's program of this process.
+// exec applies the specification to this process and executes uplane.
 //
 // Namespaces, mounts, priority, capabilities and keyrings are a thread's own: all of it happens to this one, and the
 // others go when it executes the program. Users and groups, limits and the rest are the process's. While it is the
 // user's already and still ours, the kernel lets the user neither trace it nor see its memory and descriptors, for its
-// user has changed since it was executed; see mayBecome.
-func (b *birth) become(tells io.Writer) error {
+// user has changed since it was executed; see checkNotTraceable.
+func (b *childSpec) exec(status io.Writer) error {
 	runtime.LockOSThread()
-	if err := mayBecome(); err != nil {
+	if err := checkNotTraceable(); err != nil {
 		return err
 	}
 	for _, dir := range b.Control {
@@ -97,21 +98,21 @@ func (b *birth) become(tells io.Writer) error {
 	if err := defaultSignals(); err != nil {
 		return err
 	}
-	if err := b.limit(); err != nil {
+	if err := b.setLimits(); err != nil {
 		return err
 	}
-	if err := b.drop(); err != nil {
+	if err := b.dropPrivileges(); err != nil {
 		return err
 	}
 	// Until now it had root's in it. Nobody else's keys are in the user's own; without, none are missed.
 	_, _ = unix.KeyctlInt(unix.KEYCTL_LINK, unix.KEY_SPEC_USER_KEYRING, unix.KEY_SPEC_SESSION_KEYRING, 0, 0)
-	fmt.Fprint(tells, executing)
+	fmt.Fprint(status, executing)
 	return fmt.Errorf("execute %s: %w", b.Command[0], syscall.Exec(b.Command[0], b.Command, os.Environ()))
 }
 
-// mayBecome refuses a machine that lets users trace what becomes theirs: there are other threads in here, which are
-// root's for a moment longer.
-func mayBecome() error {
+// checkNotTraceable refuses a machine that lets users trace a process that becomes theirs: this one has other threads, which
+// stay root's for a moment longer.
+func checkNotTraceable() error {
 	const path = "/proc/sys/fs/suid_dumpable"
 	value, err := os.ReadFile(path)
 	if err == nil && strings.TrimSpace(string(value)) == "1" {
@@ -120,8 +121,8 @@ func mayBecome() error {
 	return err
 }
 
-// account is whose it is, to the kernel's audit and to its killer of processes when memory is short.
-func (b *birth) account() error {
+// account sets the OOM score and the login user of the kernel's audit.
+func (b *childSpec) account() error {
 	const oom, thread = "/proc/self/oom_score_adj", "/proc/thread-self/" // a thread may only change its own login
 	score, err := os.ReadFile(oom)
 	if err == nil && string(score) != b.OOMScore {
@@ -154,7 +155,7 @@ var limitNumbers = map[string]int{
 	"RTPRIO": unix.RLIMIT_RTPRIO, "RTTIME": unix.RLIMIT_RTTIME,
 }
 
-func (b *birth) limit() error {
+func (b *childSpec) setLimits() error {
 	if err := unix.Setpriority(unix.PRIO_PROCESS, 0, b.Nice); err != nil {
 		return fmt.Errorf("set the priority: %w", err)
 	}
@@ -166,9 +167,9 @@ func (b *birth) limit() error {
 	return nil
 }
 
-// drop makes the process the user's. Of capabilities none is left, but for root's, who has them from the program's
+// dropPrivileges makes the process the user's. Of capabilities none is left, but for root's, who has them from the program's
 // execution.
-func (b *birth) drop() error {
+func (b *childSpec) dropPrivileges() error {
 	if err := unix.Prctl(unix.PR_SET_SECUREBITS, 0, 0, 0, 0); err != nil { // they could keep capabilities
 		return fmt.Errorf("set secure bits: %w", err)
 	}
