@@ -50,60 +50,60 @@ found, 126 when it can't be executed, 125 when uplane failed.`,
 
 // runInLane carries out "uplane run" and returns its exit code.
 func runInLane(args []string) int {
-	order, err := nsexec.Parse(args)
+	parsed, err := nsexec.Parse(args)
 	if err != nil {
 		report(fmt.Errorf("run: %w", err), "uplane run LANE [--] COMMAND")
 		return exitUsage
 	}
-	return enterLane(order, os.Environ())
+	return enterLane(parsed, os.Environ())
 }
 
 // enterLane runs a command in a lane and returns its exit code. Root enters the lane in this process; for other users the
 // daemon starts the program.
-func enterLane(o nsexec.Order, environ []string) int {
+func enterLane(a nsexec.Args, environ []string) int {
 	fail := func(err error, next string) {
 		err = fmt.Errorf("run: %w", err)
-		if o.Notify {
-			reportOnDesktop(o.Lane, err, next)
+		if a.Notify {
+			reportOnDesktop(a.Lane, err, next)
 			return
 		}
 		report(err, next)
 	}
-	if err := policy.CheckLaneName(o.Lane); err != nil {
+	if err := policy.CheckLaneName(a.Lane); err != nil {
 		fail(err, "uplane list")
 		return nsexec.ExitFailed
 	}
 	environ = flatpak.Environ(nsexec.WithoutLoopbackProxies(environ, os.Stderr))
 	if os.Geteuid() == 0 {
-		if o.Strict {
+		if a.Strict {
 			fail(errors.New("--strict: a program of root's takes uplane's place, so nobody is there to see where it went"), "the same without sudo")
 			return nsexec.ExitFailed
 		}
-		failure := nsexec.Run(o.Lane, o.Command, environ)
+		failure := nsexec.Run(a.Lane, a.Command, environ)
 		fail(failure, failure.Next)
 		return failure.Code
 	}
-	path, _ := nsexec.Find(o.Command[0]) // in the lane it is told what is wrong with it
-	program := handover.New(o.Lane, o.Command, path)
-	if escape := program.Before(o.Strict); escape != nil {
+	path, _ := nsexec.Find(a.Command[0]) // in the lane it is told what is wrong with it
+	program := handover.New(a.Lane, a.Command, path)
+	if escape := program.Before(a.Strict); escape != nil {
 		fail(escape, escape.Next)
-		if o.Strict {
+		if a.Strict {
 			return escape.Code
 		}
 	}
 	start := func(ctx context.Context, socket string) error {
 		return withDaemon(ctx, func(client *api.Client) error {
-			if o.Notify {
-				warnOfLane(ctx, client, o.Lane)
+			if a.Notify {
+				warnOfLane(ctx, client, a.Lane)
 			}
-			_, err := client.Run(ctx, o.Lane, socket)
+			_, err := client.Run(ctx, a.Lane, socket)
 			return err
 		})
 	}
 	started := time.Now()
-	code, name, err := shim.Run(context.Background(), start, o.Lane, o.Command, environ)
+	code, name, err := shim.Run(context.Background(), start, a.Lane, a.Command, environ)
 	if err != nil {
-		fail(err, runHint(o.Lane, err))
+		fail(err, runHint(a.Lane, err))
 		return code
 	}
 	if code != 0 || time.Since(started) > handover.Soon {
@@ -111,7 +111,7 @@ func enterLane(o nsexec.Order, environ []string) int {
 	}
 	if escape := program.After(name); escape != nil {
 		fail(escape, escape.Next)
-		if o.Strict {
+		if a.Strict {
 			return escape.Code
 		}
 	}

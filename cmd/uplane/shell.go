@@ -28,7 +28,7 @@ nothing for that; others find the lane's name in $UPLANE_LANE.`,
 			if err != nil {
 				return err
 			}
-			code := enterLane(nsexec.Order{Lane: args[0], Command: command}, environ)
+			code := enterLane(nsexec.Args{Lane: args[0], Command: command}, environ)
 			if folder != "" {
 				os.RemoveAll(folder) // a shell that did not start has left it
 			}

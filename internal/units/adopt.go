@@ -60,7 +60,7 @@ func CheckUnit(name string) (string, error) {
 func DropIn(unit, lane string) string {
 	var binds, masks []string
 	for _, f := range overlay.Files(lane) {
-		binds = append(binds, f.Lanes+":"+f.Hosts)
+		binds = append(binds, f.LanePath+":"+f.HostPath)
 	}
 	for _, dir := range overlay.Masked {
 		masks = append(masks, dir+":ro")

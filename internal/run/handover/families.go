@@ -10,14 +10,14 @@ type family struct {
 	commands []string // a word, or two: "gio open"
 	// owners are the names of processes that then own what the command opens; none: the command's.
 	owners []string
-	// apart begin the options with which it does not hand over.
-	apart []string
+	// newInstance are prefixes of the options with which it does not hand over.
+	newInstance []string
 	// try are options to be tried; "DIR" is a folder that the program may have for itself, below $HOME.
 	try string
-	// stays tells that the command waits for what it has opened.
-	stays bool
-	// by is who opens it, always: nothing that is in the lane.
-	by string
+	// waits tells that the command waits for what it has opened.
+	waits bool
+	// delegate is the program outside the lane that always does the work.
+	delegate string
 	// opener tells that what the command opens may be of any other family.
 	opener bool
 }
@@ -25,15 +25,15 @@ type family struct {
 // mozilla is a family of Firefox's kind.
 func mozilla(commands ...string) family {
 	return family{
-		commands: commands,
-		apart:    []string{"--new-instance", "-new-instance", "--no-remote", "-no-remote", "--headless", "-headless"},
-		try:      "--new-instance --profile ~/DIR",
+		commands:    commands,
+		newInstance: []string{"--new-instance", "-new-instance", "--no-remote", "-no-remote", "--headless", "-headless"},
+		try:         "--new-instance --profile ~/DIR",
 	}
 }
 
 // chromium is a family of Chromium's kind.
 func chromium(owner string, commands ...string) family {
-	return family{commands: commands, owners: []string{owner}, apart: []string{"--user-data-dir"}, try: `--user-data-dir="$HOME/DIR"`}
+	return family{commands: commands, owners: []string{owner}, newInstance: []string{"--user-data-dir"}, try: `--user-data-dir="$HOME/DIR"`}
 }
 
 // families are the well-known ones.
@@ -49,28 +49,28 @@ var families = []family{
 	chromium("code", "code"),
 	chromium("codium", "codium"),
 	{
-		commands: []string{"libreoffice", "soffice", "lowriter", "localc", "loimpress", "lodraw"},
-		owners:   []string{"soffice.bin"},
-		apart:    []string{"-env:UserInstallation"},
-		try:      `-env:UserInstallation="file://$HOME/DIR"`,
+		commands:    []string{"libreoffice", "soffice", "lowriter", "localc", "loimpress", "lodraw"},
+		owners:      []string{"soffice.bin"},
+		newInstance: []string{"-env:UserInstallation"},
+		try:         `-env:UserInstallation="file://$HOME/DIR"`,
 	},
-	{commands: []string{"gimp"}, apart: []string{"--new-instance", "-n"}, try: "--new-instance"},
-	{commands: []string{"gedit"}, apart: []string{"--standalone", "-s"}, try: "--standalone"},
-	{commands: []string{"vlc"}, apart: []string{"--no-one-instance"}, try: "--no-one-instance"},
+	{commands: []string{"gimp"}, newInstance: []string{"--new-instance", "-n"}, try: "--new-instance"},
+	{commands: []string{"gedit"}, newInstance: []string{"--standalone", "-s"}, try: "--standalone"},
+	{commands: []string{"vlc"}, newInstance: []string{"--no-one-instance"}, try: "--no-one-instance"},
 	{commands: []string{"steam"}},
 
-	{commands: []string{"xfce4-terminal"}, apart: []string{"--disable-server"}, try: "--disable-server"},
-	{commands: []string{"mate-terminal"}, apart: []string{"--disable-factory"}, try: "--disable-factory"},
-	{commands: []string{"lxterminal"}, apart: []string{"--no-remote"}, try: "--no-remote"},
-	{commands: []string{"terminator"}, apart: []string{"--no-dbus", "-u"}, try: "--no-dbus"},
-	{commands: []string{"tilix"}, apart: []string{"--new-process"}, try: "--new-process"},
+	{commands: []string{"xfce4-terminal"}, newInstance: []string{"--disable-server"}, try: "--disable-server"},
+	{commands: []string{"mate-terminal"}, newInstance: []string{"--disable-factory"}, try: "--disable-factory"},
+	{commands: []string{"lxterminal"}, newInstance: []string{"--no-remote"}, try: "--no-remote"},
+	{commands: []string{"terminator"}, newInstance: []string{"--no-dbus", "-u"}, try: "--no-dbus"},
+	{commands: []string{"tilix"}, newInstance: []string{"--new-process"}, try: "--new-process"},
 	{commands: []string{"urxvtc"}, owners: []string{"urxvtd"}},
-	{commands: []string{"footclient"}, owners: []string{"foot"}, stays: true},
-	{commands: []string{"tmux"}, owners: []string{"tmux: server"}, apart: []string{"-L", "-S"}, try: "-L LANE", stays: true},
-	{commands: []string{"emacsclient"}, owners: []string{"emacs", "emacs-gtk", "emacs-lucid", "emacs-nox", "emacs-pgtk"}, apart: []string{"-s", "--socket-name"}, stays: true},
+	{commands: []string{"footclient"}, owners: []string{"foot"}, waits: true},
+	{commands: []string{"tmux"}, owners: []string{"tmux: server"}, newInstance: []string{"-L", "-S"}, try: "-L LANE", waits: true},
+	{commands: []string{"emacsclient"}, owners: []string{"emacs", "emacs-gtk", "emacs-lucid", "emacs-nox", "emacs-pgtk"}, newInstance: []string{"-s", "--socket-name"}, waits: true},
 
-	{commands: []string{"gnome-terminal"}, by: "gnome-terminal-server, which the session's bus starts"},
-	{commands: []string{"systemd-run"}, apart: []string{"--scope"}, by: "systemd"},
+	{commands: []string{"gnome-terminal"}, delegate: "gnome-terminal-server, which the session's bus starts"},
+	{commands: []string{"systemd-run"}, newInstance: []string{"--scope"}, delegate: "systemd"},
 	{commands: []string{"xdg-open", "gio open", "gio launch", "gtk-launch", "exo-open", "kde-open", "kde-open5", "sensible-browser"}, opener: true},
 }
 
@@ -78,7 +78,7 @@ var families = []family{
 func owned() (names []string) {
 	for _, f := range families {
 		switch {
-		case f.stays || f.by != "" || f.opener:
+		case f.waits || f.delegate != "" || f.opener:
 		case f.owners != nil:
 			names = append(names, f.owners...)
 		default:
@@ -88,18 +88,18 @@ func owned() (names []string) {
 	return names
 }
 
-// informs tells whether a command is only asked about itself.
-func informs(args []string) bool {
+// informational tells whether a command is only asked about itself.
+func informational(args []string) bool {
 	return slices.ContainsFunc(args, func(a string) bool { return a == "--version" || a == "--help" })
 }
 
-// keepsApart tells whether one of these arguments has the command not hand over.
-func (f *family) keepsApart(args []string) bool {
+// hasNewInstanceOption tells whether one of these arguments has the command not hand over.
+func (f *family) hasNewInstanceOption(args []string) bool {
 	for _, a := range args {
-		if f.stays && !strings.HasPrefix(a, "-") {
+		if f.waits && !strings.HasPrefix(a, "-") {
 			return false // what follows is for the server
 		}
-		for _, option := range f.apart {
+		for _, option := range f.newInstance {
 			short := len(option) == 2
 			if a == option || strings.HasPrefix(a, option+"=") || short && strings.HasPrefix(a, option) {
 				return true

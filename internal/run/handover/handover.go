@@ -2,7 +2,7 @@
 // run once for a user, and one that is started again hands over to the first and ends. That happens by sockets, files
 // and buses that a lane shares with the host. So it can't be prevented, but it shows in who runs where.
 //
-// known.go has what is known of programs by their names, look.go what runs, and this file decides.
+// families.go has what is known of programs by their names, process.go what runs, and this file decides.
 package handover
 
 import (
@@ -20,12 +20,12 @@ const Soon = 20 * time.Second
 
 // Program is a command that is started in a lane.
 type Program struct {
-	lane    string
-	command []string
-	names   []string // its own, and that of what it is a link to
-	family  *family  // nil: not a well-known one
-	apart   bool     // it is told not to hand over, or only to say something of itself
-	app     string   // Flatpak's name of it, if it is one of Flatpak's
+	lane        string
+	command     []string
+	names       []string // its own, and that of what it is a link to
+	family      *family  // nil: not a well-known one
+	independent bool     // it is told not to hand over, or only to say something of itself
+	app         string   // Flatpak's name of it, if it is one of Flatpak's
 
 	before <-chan byName // what ran when it started
 }
@@ -48,13 +48,13 @@ func New(lane string, command []string, path string) Program {
 // find looks for the family of a program with these names.
 func (p *Program) find(names []string) {
 	args := p.command[1:]
-	p.apart = informs(args)
+	p.independent = informational(args)
 	if len(args) > 0 {
 		names = append(slices.Clip(names), names[0]+" "+args[0])
 	}
 	for i, f := range families {
 		if slices.ContainsFunc(f.commands, func(c string) bool { return slices.Contains(names, c) }) {
-			p.family, p.apart = &families[i], p.apart || f.keepsApart(args)
+			p.family, p.independent = &families[i], p.independent || f.hasNewInstanceOption(args)
 		}
 	}
 }
@@ -78,10 +78,10 @@ func flatpakApp(command []string, path string) string {
 
 // Before returns why the program will not do its work in the lane, or nil; with strict also why it may not.
 func (p Program) Before(strict bool) *nsexec.Failure {
-	if !p.asks(strict) {
+	if !p.needsCheck(strict) {
 		return nil
 	}
-	return p.may(p.look(""))
+	return p.checkBefore(p.look(""))
 }
 
 // lookTime is how long a look may take: the kernel waits for a process to tell its arguments.
@@ -109,17 +109,17 @@ func (p Program) search(name string) []Process {
 	return list().look(p.owners(name)) // it may have started one
 }
 
-// asks tells whether there is something to find out before the program starts.
-func (p Program) asks(strict bool) bool {
+// needsCheck reports whether there is something to find out before the program starts.
+func (p Program) needsCheck(strict bool) bool {
 	f := p.family
-	return !p.apart && (f != nil && (f.stays || f.by != "") || strict && (f != nil || p.app != ""))
+	return !p.independent && (f != nil && (f.waits || f.delegate != "") || strict && (f != nil || p.app != ""))
 }
 
-func (p Program) may(running []Process) *nsexec.Failure {
+func (p Program) checkBefore(running []Process) *nsexec.Failure {
 	f := p.family
 	switch {
-	case f != nil && f.by != "":
-		return p.failure("", "%s has its work done by %s, outside of lane %s", p.names[0], f.by, p.lane)
+	case f != nil && f.delegate != "":
+		return p.failure("", "%s has its work done by %s, outside of lane %s", p.names[0], f.delegate, p.lane)
 	case f != nil && f.opener:
 		return p.failure("uplane run "+p.lane+" -- PROGRAM", "%s may hand over to any program, also outside of lane %s", p.names[0], p.lane)
 	}
@@ -127,7 +127,7 @@ func (p Program) may(running []Process) *nsexec.Failure {
 	switch {
 	case !ok:
 		return nil
-	case f != nil && f.stays:
+	case f != nil && f.waits:
 		return p.failure(p.next(), "%s leaves its work to process %d (%s), which runs %s", p.names[0], outside.PID, outside.Name, p.where(outside))
 	}
 	return p.failure(p.next(), "%s may hand over to process %d (%s), which runs %s", p.names[0], outside.PID, outside.Name, p.where(outside))
@@ -135,15 +135,15 @@ func (p Program) may(running []Process) *nsexec.Failure {
 
 // After returns to whom a program has handed over that has ended soon and well, or nil. The name is its process's, when it ended.
 func (p Program) After(name string) *nsexec.Failure {
-	p.become(name)
+	p.identifyAs(name)
 	if !p.handsOver() {
 		return nil
 	}
-	return p.has(name, p.look(name))
+	return p.checkAfter(name, p.look(name))
 }
 
-// become says as what the program has ended: it may have been a script.
-func (p *Program) become(name string) {
+// identifyAs looks for the family by the name under which the program ended: a script may have executed another.
+func (p *Program) identifyAs(name string) {
 	if p.family == nil {
 		p.find([]string{name})
 	}
@@ -151,10 +151,10 @@ func (p *Program) become(name string) {
 
 // handsOver tells whether it may have handed over without that it was told before.
 func (p Program) handsOver() bool {
-	return !p.apart && (p.family == nil || !p.family.stays && p.family.by == "")
+	return !p.independent && (p.family == nil || !p.family.waits && p.family.delegate == "")
 }
 
-func (p Program) has(name string, running []Process) *nsexec.Failure {
+func (p Program) checkAfter(name string, running []Process) *nsexec.Failure {
 	outside, ok := p.owner(name, running)
 	if !ok {
 		return nil

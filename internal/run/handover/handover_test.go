@@ -85,8 +85,8 @@ func TestBefore(t *testing.T) {
 		p := New("steam", strings.Fields(tt.command), "")
 		for strict, want := range map[bool]string{false: tt.said, true: tt.strict} {
 			got := ""
-			if p.asks(strict) {
-				got = text(p.may(running(tt.running...)))
+			if p.needsCheck(strict) {
+				got = text(p.checkBefore(running(tt.running...)))
 			}
 			if want == "" && got != "" || !strings.Contains(got, want) {
 				t.Errorf("%s, strict %t, with %v: %q, not %q", tt.command, strict, tt.running, got, want)
@@ -130,10 +130,10 @@ func TestAfter(t *testing.T) {
 		{"flatpak run a.b.C", "bwrap", []Process{{PID: 1, Name: "a.b.D", App: "a.b.D"}}, ""},
 	} {
 		p := New("steam", strings.Fields(tt.command), "")
-		p.become(tt.name)
+		p.identifyAs(tt.name)
 		got := ""
 		if p.handsOver() {
-			got = text(p.has(tt.name, running(tt.running...)))
+			got = text(p.checkAfter(tt.name, running(tt.running...)))
 		}
 		if tt.said == "" && got != "" || !strings.Contains(got, tt.said) {
 			t.Errorf("%s, which ends as %s, with %v: %q, not %q", tt.command, tt.name, tt.running, got, tt.said)
@@ -174,8 +174,8 @@ func TestFamilies(t *testing.T) {
 			}
 			seen[c] = true
 		}
-		if f.try != "" && !slices.ContainsFunc(f.apart, func(option string) bool { return strings.HasPrefix(f.try, option) }) {
-			t.Errorf("%v: %s is none of %v", f.commands, f.try, f.apart)
+		if f.try != "" && !slices.ContainsFunc(f.newInstance, func(option string) bool { return strings.HasPrefix(f.try, option) }) {
+			t.Errorf("%v: %s is none of %v", f.commands, f.try, f.newInstance)
 		}
 	}
 }

@@ -46,7 +46,7 @@ func list() byName {
 
 // look returns those of these names that still have them.
 func (all byName) look(names []string) (found []Process) {
-	lanes := places()
+	lanes := lanesByNetns()
 	for _, name := range names {
 		name = short(name)
 		for _, pid := range all[name] {
@@ -60,7 +60,7 @@ func (all byName) look(names []string) (found []Process) {
 
 // lookFlatpak returns the processes with which Flatpak runs an app.
 func lookFlatpak(app string) (found []Process) {
-	lanes := places()
+	lanes := lanesByNetns()
 	for _, pid := range instances(app) {
 		if r, ok := describe(pid, app, lanes); ok {
 			r.App = app
@@ -82,9 +82,9 @@ func processName(pid int) string {
 	return strings.TrimSuffix(string(buf[:max(n, 0)]), "\n")
 }
 
-// places are the lanes, and ourselves, by the inode of the network namespace. A process in another one is in a sandbox
+// lanesByNetns returns the lanes, and ourselves, by the inode of the network namespace. A process in another one is in a sandbox
 // of its own, such as a browser makes for its pages.
-func places() map[uint64]string {
+func lanesByNetns() map[uint64]string {
 	lanes := map[uint64]string{}
 	paths, _ := filepath.Glob(policy.NetnsPath("*"))
 	for _, path := range append(paths, "/proc/self/ns/net") {

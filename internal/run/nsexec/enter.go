@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
-	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -19,23 +18,6 @@ import (
 	"uplane/internal/run/overlay"
 	"uplane/policy"
 )
-
-// Exit codes of run, as env(1) and nohup(1) have them.
-const (
-	ExitFailed     = 125 // uplane itself failed
-	exitCannotExec = 126
-	exitNotFound   = 127
-)
-
-// Failure is an error that has an exit code, and may have a hint.
-type Failure struct {
-	Code int
-	Err  error
-	Next string // what to try
-}
-
-func (f *Failure) Error() string { return f.Err.Error() }
-func (f *Failure) Unwrap() error { return f.Err }
 
 // Run executes a command in a lane, and returns only when that fails.
 func Run(lane string, command, environ []string) *Failure {
@@ -77,48 +59,6 @@ func Find(program string) (path string, err error) {
 		return "", &Failure{Code: exitCannotExec, Err: fmt.Errorf("%s: it is a directory", program)}
 	}
 	return "", &Failure{Code: exitNotFound, Err: fmt.Errorf("%s: command not found", program)}
-}
-
-// CannotExec tells that a program was found and still can't be executed.
-func CannotExec(path string, err error) *Failure {
-	code := exitCannotExec
-	if errors.Is(err, fs.ErrNotExist) { // its interpreter
-		code = exitNotFound
-	}
-	return &Failure{Code: code, Err: fmt.Errorf("%s: %w", path, err)}
-}
-
-// Order is what "uplane run" is told.
-type Order struct {
-	Strict  bool // rather not at all than not in the lane
-	Notify  bool // errors are shown on the desktop, too
-	Lane    string
-	Command []string
-}
-
-// Parse reads the arguments of run, "[--notify] [--strict] LANE [--] COMMAND [ARG...]".
-func Parse(args []string) (o Order, err error) {
-	for ; len(args) > 0 && strings.HasPrefix(args[0], "-") && args[0] != "--"; args = args[1:] {
-		switch args[0] {
-		case "--strict":
-			o.Strict = true
-		case "--notify":
-			o.Notify = true
-		default:
-			return Order{}, fmt.Errorf("unknown flag %s: expected a lane and a command", args[0])
-		}
-	}
-	if len(args) > 0 {
-		o.Lane, args = args[0], args[1:]
-	}
-	if len(args) > 0 && args[0] == "--" {
-		args = args[1:]
-	}
-	if o.Lane == "" || o.Lane == "--" || len(args) == 0 {
-		return Order{}, errors.New("expected a lane and a command")
-	}
-	o.Command = args
-	return o, nil
 }
 
 // enterNetns moves this thread into the lane's namespace, once it carries our tag.

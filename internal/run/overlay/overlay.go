@@ -15,7 +15,7 @@ import (
 
 // File is one that a lane has instead of the host's.
 type File struct {
-	Lanes, Hosts string // paths
+	LanePath, HostPath string
 }
 
 const hostResolvConf = "/etc/resolv.conf"
@@ -77,9 +77,9 @@ func (f File) bind() error {
 
 // Open returns a descriptor of the lane's file as a mount that is nowhere yet.
 func (f File) Open() (tree int, err error) {
-	tree, err = unix.OpenTree(unix.AT_FDCWD, f.Lanes, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	tree, err = unix.OpenTree(unix.AT_FDCWD, f.LanePath, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 	if err != nil {
-		return -1, &os.PathError{Op: "open", Path: f.Lanes, Err: err}
+		return -1, &os.PathError{Op: "open", Path: f.LanePath, Err: err}
 	}
 	return tree, nil
 }
@@ -87,9 +87,9 @@ func (f File) Open() (tree int, err error) {
 // Mount puts what Open has returned over the host's file, in this thread's mount namespace. Where that is a link it covers
 // the link itself, which may lead nowhere. One that the host has not is left out: the C library does without.
 func (f File) Mount(tree int) error {
-	err := unix.MoveMount(tree, "", unix.AT_FDCWD, f.Hosts, unix.MOVE_MOUNT_F_EMPTY_PATH)
+	err := unix.MoveMount(tree, "", unix.AT_FDCWD, f.HostPath, unix.MOVE_MOUNT_F_EMPTY_PATH)
 	if err != nil && err != unix.ENOENT {
-		return fmt.Errorf("bind %s over %s: %w", f.Lanes, f.Hosts, err)
+		return fmt.Errorf("bind %s over %s: %w", f.LanePath, f.HostPath, err)
 	}
 	return nil
 }

@@ -56,8 +56,8 @@ func (m *Manager) Follow(ctx context.Context, log *slog.Logger) error {
 // watch watches the folders of the host's files, and of what these link to, and returns the files' names there.
 func watch(inotify int) (names []string) {
 	for _, f := range overlay.Files("") {
-		paths := []string{f.Hosts}
-		if real, err := filepath.EvalSymlinks(f.Hosts); err == nil {
+		paths := []string{f.HostPath}
+		if real, err := filepath.EvalSymlinks(f.HostPath); err == nil {
 			paths = append(paths, real)
 		}
 		for _, path := range paths {
@@ -171,7 +171,7 @@ func remount(ns int, lane string) error {
 			return err
 		}
 		defer unix.Close(trees[i])
-		_ = unix.Stat(f.Hosts, &hosts[i]) // a link to nowhere is none
+		_ = unix.Stat(f.HostPath, &hosts[i]) // a link to nowhere is none
 	}
 	return nsthread.Run(func() error {
 		// Threads that share their working directory can't enter one.
@@ -184,7 +184,7 @@ func remount(ns int, lane string) error {
 		for i, f := range files {
 			// Whatever else is there, such as a container's own, was put there on purpose.
 			var its unix.Stat_t
-			err := unix.Stat(f.Hosts, &its)
+			err := unix.Stat(f.HostPath, &its)
 			if err != nil && err != unix.ENOENT || err == nil && (its.Dev != hosts[i].Dev || its.Ino != hosts[i].Ino) {
 				continue
 			}

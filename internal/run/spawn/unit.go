@@ -142,10 +142,10 @@ func (m *Manager) properties(lane string, c Caller, like execContext, socket str
 	type tmpfs struct{ Path, Options string }
 	var binds []bind
 	for _, f := range overlay.Files(lane) {
-		if _, err := os.Lstat(f.Hosts); err != nil {
+		if _, err := os.Lstat(f.HostPath); err != nil {
 			continue // systemd would make one on the host
 		}
-		binds = append(binds, bind{From: f.Lanes, To: f.Hosts})
+		binds = append(binds, bind{From: f.LanePath, To: f.HostPath})
 	}
 	var masks []tmpfs
 	for _, dir := range overlay.Masked {

@@ -14,32 +14,32 @@ import (
 	"uplane/internal/busguard"
 )
 
-// Options are what a Keeper needs to know.
+// Options are what Targets need to know.
 type Options struct {
 	// Address is the bus; empty: the system bus.
 	Address string
 	Log     *slog.Logger
 }
 
-// Keeper keeps the lanes' targets as the lanes are. Make it with [New].
-type Keeper struct {
+// Targets starts and stops the lanes' systemd targets as lanes come up and go down. Make it with [New].
+type Targets struct {
 	Options
-	up      atomic.Pointer[[]string] // lanes; nil: not known yet
-	updated chan struct{}
-	grace   time.Duration
-	downs   map[string]time.Time // since when lanes whose target is started are not up
+	up        atomic.Pointer[[]string] // lanes; nil: not known yet
+	updated   chan struct{}
+	grace     time.Duration
+	downSince map[string]time.Time // since when lanes whose target is started are not up
 }
 
-// New returns a keeper that does nothing until it runs and is told of lanes.
-func New(o Options) *Keeper {
-	return &Keeper{Options: o, updated: make(chan struct{}, 1), downs: map[string]time.Time{}}
+// New returns targets that change when Run is called and Update says which lanes are up.
+func New(o Options) *Targets {
+	return &Targets{Options: o, updated: make(chan struct{}, 1), downSince: map[string]time.Time{}}
 }
 
-// Update tells the keeper which lanes are up. It never waits; the keeper keeps the slice.
-func (k *Keeper) Update(up []string) {
-	k.up.Store(&up)
+// Update sets which lanes are up. It never waits, and keeps the slice.
+func (t *Targets) Update(up []string) {
+	t.up.Store(&up)
 	select {
-	case k.updated <- struct{}{}:
+	case t.updated <- struct{}{}:
 	default:
 	}
 }
@@ -56,14 +56,14 @@ const (
 )
 
 // Run keeps the targets until ctx is done; they stay as they are then.
-func (k *Keeper) Run(ctx context.Context) error {
+func (t *Targets) Run(ctx context.Context) error {
 	pause := minPause
 	for ctx.Err() == nil {
-		connected, err := k.follow(ctx)
+		connected, err := t.follow(ctx)
 		if connected {
 			pause = minPause
 		}
-		k.Log.Debug("units", "error", err, "retry", pause)
+		t.Log.Debug("units", "error", err, "retry", pause)
 		select {
 		case <-ctx.Done():
 		case <-time.After(pause):
@@ -76,13 +76,13 @@ func (k *Keeper) Run(ctx context.Context) error {
 var errGone = errors.New("the bus closed the connection")
 
 // follow serves one connection to the bus.
-func (k *Keeper) follow(ctx context.Context) (connected bool, err error) {
-	conn, err := k.dial(ctx)
+func (t *Targets) follow(ctx context.Context) (connected bool, err error) {
+	conn, err := t.dial(ctx)
 	if err != nil {
 		return false, err
 	}
 	defer conn.Close()
-	k.grace = grace
+	t.grace = grace
 	signals := make(chan *dbus.Signal, 16)
 	conn.Signal(signals)
 	// A systemd that is executed anew leaves the bus and comes back.
@@ -101,19 +101,19 @@ func (k *Keeper) follow(ctx context.Context) (connected bool, err error) {
 			if !ok {
 				return true, errGone
 			}
-		case <-k.updated:
+		case <-t.updated:
 		case <-again.C:
 		}
 		again.Stop()
-		if k.up.Load() == nil {
+		if t.up.Load() == nil {
 			continue
 		}
-		wait, err := k.compare(ctx, newSystemd(conn))
+		wait, err := t.reconcile(ctx, newSystemd(conn))
 		switch {
 		case ctx.Err() != nil:
 			return true, ctx.Err()
 		case err != nil:
-			k.Log.Warn("systemd's targets of lanes", "error", err, "retry", pause)
+			t.Log.Warn("systemd's targets of lanes", "error", err, "retry", pause)
 			again.Reset(pause)
 			pause = min(2*pause, maxPause)
 			continue
@@ -124,26 +124,26 @@ func (k *Keeper) follow(ctx context.Context) (connected bool, err error) {
 	}
 }
 
-// Once starts the targets of the lanes that are up and stops the others', at once, for a keeper that does not run.
+// Once starts the targets of the lanes that are up and stops the others', at once, without Run.
 // Without a bus or a systemd it does nothing.
-func (k *Keeper) Once(ctx context.Context, up []string) error {
-	k.Update(up)
-	conn, err := k.dial(ctx)
+func (t *Targets) Once(ctx context.Context, up []string) error {
+	t.Update(up)
+	conn, err := t.dial(ctx)
 	if err != nil {
 		return nil
 	}
 	defer conn.Close()
-	_, err = k.compare(ctx, newSystemd(conn))
+	_, err = t.reconcile(ctx, newSystemd(conn))
 	return err
 }
 
-func (k *Keeper) dial(ctx context.Context) (*dbus.Conn, error) {
-	return busguard.Connect(ctx, k.Address, nil)
+func (t *Targets) dial(ctx context.Context) (*dbus.Conn, error) {
+	return busguard.Connect(ctx, t.Address, nil)
 }
 
-// compare starts and stops what differs. It returns when to look again, 0: not
+// reconcile starts and stops what differs. It returns when to look again, 0: not
 // before something happens.
-func (k *Keeper) compare(ctx context.Context, s systemd) (wait time.Duration, err error) {
+func (t *Targets) reconcile(ctx context.Context, s systemd) (wait time.Duration, err error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	started, err := s.started(ctx)
@@ -154,41 +154,41 @@ func (k *Keeper) compare(ctx context.Context, s systemd) (wait time.Duration, er
 		return 0, err
 	}
 	var errs []error
-	for _, lane := range *k.up.Load() {
-		delete(k.downs, lane)
+	for _, lane := range *t.up.Load() {
+		delete(t.downSince, lane)
 		if !started[lane] {
-			errs = append(errs, k.set(ctx, s, lane, true))
+			errs = append(errs, t.set(ctx, s, lane, true))
 		}
 		delete(started, lane)
 	}
 	now := time.Now()
 	for _, lane := range slices.Sorted(maps.Keys(started)) {
-		since, ok := k.downs[lane]
+		since, ok := t.downSince[lane]
 		if !ok {
 			since = now
-			k.downs[lane] = now
+			t.downSince[lane] = now
 		}
-		if left := k.grace - now.Sub(since); left > 0 {
+		if left := t.grace - now.Sub(since); left > 0 {
 			if wait == 0 || left < wait {
 				wait = left
 			}
 			continue
 		}
-		errs = append(errs, k.set(ctx, s, lane, false))
+		errs = append(errs, t.set(ctx, s, lane, false))
 	}
-	maps.DeleteFunc(k.downs, func(lane string, _ time.Time) bool { return !started[lane] })
+	maps.DeleteFunc(t.downSince, func(lane string, _ time.Time) bool { return !started[lane] })
 	return wait, errors.Join(errs...)
 }
 
-func (k *Keeper) set(ctx context.Context, s systemd, lane string, up bool) error {
+func (t *Targets) set(ctx context.Context, s systemd, lane string, up bool) error {
 	err := s.set(ctx, lane, up)
 	switch {
 	case err == nil:
-		k.Log.Info("target", "unit", Target(lane), "start", up)
+		t.Log.Info("target", "unit", Target(lane), "start", up)
 	case named(err, noSuchUnit):
 		// The template is not installed (or what was to be stopped is unloaded): no
 		// reason to try again before something happens.
-		k.Log.Debug("target", "error", err)
+		t.Log.Debug("target", "error", err)
 		return nil
 	}
 	return err

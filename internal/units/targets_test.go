@@ -16,10 +16,10 @@ import (
 	"uplane/test/lab"
 )
 
-// stage is a keeper on a bus of its own, with a stand-in for systemd.
+// stage is Targets on a bus of its own, with a stand-in for systemd.
 type stage struct {
 	*testing.T
-	*Keeper
+	*Targets
 	address string
 
 	mu  sync.Mutex
@@ -41,10 +41,10 @@ func newStage(t *testing.T) *stage {
 	address, err := bufio.NewReader(out).ReadString('\n')
 	must(t, err)
 	s := &stage{T: t, address: strings.TrimSpace(address)}
-	s.Keeper = New(Options{Address: s.address, Log: slog.New(slog.NewTextHandler(s, nil))})
+	s.Targets = New(Options{Address: s.address, Log: slog.New(slog.NewTextHandler(s, nil))})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
-	go func() { done <- s.Keeper.Run(ctx) }()
+	go func() { done <- s.Targets.Run(ctx) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
@@ -54,7 +54,7 @@ func newStage(t *testing.T) *stage {
 	return s
 }
 
-// Write takes the keeper's log.
+// Write takes the log.
 func (s *stage) Write(p []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
