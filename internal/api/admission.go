@@ -12,30 +12,30 @@ import (
 // as much as what it answers, so root's calls would wait behind them (measured:
 // 4 s instead of less than half a one), and the bus stops a caller with too many calls unanswered.
 const (
-	maxStrangers = 256 // until the bus has told whose they are, which takes no time
-	maxPerSender = 16
-	maxPerUser   = 32 // also while a person is asked for a password
-	maxRoot      = 256
-	maxRefusals  = 100 // a second
+	maxUnidentified = 256 // until the bus has told whose they are, which takes no time
+	maxPerSender    = 16
+	maxPerUser      = 32 // also while a person is asked for a password
+	maxRoot         = 256
+	maxRefusals     = 100 // a second
 )
 
-// refusals says no, but not all day.
+// refusals answers refused calls, up to maxRefusals a second.
 type refusals struct {
 	mu    sync.Mutex
 	since time.Time
-	said  int
+	count int
 }
 
-func (r *refusals) say(c *busguard.Call, err error) {
+func (r *refusals) answer(c *busguard.Call, err error) {
 	r.mu.Lock()
 	if now := time.Now(); now.Sub(r.since) > time.Second {
-		r.since, r.said = now, 0
+		r.since, r.count = now, 0
 	}
-	r.said++
-	enough := r.said > maxRefusals
+	r.count++
+	enough := r.count > maxRefusals
 	r.mu.Unlock()
 	if !enough {
-		c.Fail(onBus(err))
+		c.Fail(busError(err))
 	}
 }
 

@@ -53,7 +53,7 @@ func (s *session) authorize(r *request, uid uint32) error {
 		return nil
 	}
 	q := Question{
-		Sender: r.Sender, Action: r.allowed, Lane: r.about(),
+		Sender: r.Sender, Action: r.allowed, Lane: r.laneName(),
 		Interactive: r.Flags&dbus.FlagAllowInteractiveAuthorization != 0,
 	}
 	if !q.Interactive {
@@ -72,8 +72,8 @@ func (s *session) authorize(r *request, uid uint32) error {
 	return s.authorizer.Authorize(ctx, q)
 }
 
-// about is the lane that the request is about, if it is one's name.
-func (r *request) about() string {
+// laneName is the lane that the request is about, if it is one's name.
+func (r *request) laneName() string {
 	if r.lane != "" {
 		return r.lane
 	}
@@ -87,9 +87,9 @@ func (r *request) about() string {
 
 // uid is the user that the bus has for a program.
 func (s *session) uid(ctx context.Context, sender string) (uint32, error) {
-	s.people.Lock()
+	s.callerMu.Lock()
 	uid, known := s.uids[sender]
-	s.people.Unlock()
+	s.callerMu.Unlock()
 	if known {
 		return uid, nil
 	}
@@ -97,8 +97,8 @@ func (s *session) uid(ctx context.Context, sender string) (uint32, error) {
 	if err != nil {
 		return 0, Errorf(NotAuthorized, "the bus does not know who asks: %v", err)
 	}
-	s.people.Lock()
-	defer s.people.Unlock()
+	s.callerMu.Lock()
+	defer s.callerMu.Unlock()
 	if len(s.uids) >= maxUIDs {
 		clear(s.uids)
 	}
@@ -119,18 +119,18 @@ func (s *session) watch(ctx context.Context, sender string, gone func()) (forget
 		return nil, err
 	}
 	id := new(int)
-	s.people.Lock()
+	s.callerMu.Lock()
 	if s.waiting[sender] == nil {
 		s.waiting[sender] = map[*int]func(){}
 	}
 	s.waiting[sender][id] = gone
-	s.people.Unlock()
+	s.callerMu.Unlock()
 	forget = func() {
-		s.people.Lock()
+		s.callerMu.Lock()
 		if delete(s.waiting[sender], id); len(s.waiting[sender]) == 0 {
 			delete(s.waiting, sender)
 		}
-		s.people.Unlock()
+		s.callerMu.Unlock()
 		_ = s.conn.RemoveMatchSignal(rule...)
 	}
 	var there bool
@@ -141,10 +141,10 @@ func (s *session) watch(ctx context.Context, sender string, gone func()) (forget
 	return forget, nil
 }
 
-// left cancels what a program that left the bus was waiting for.
-func (s *session) left(name string) {
-	s.people.Lock()
-	defer s.people.Unlock()
+// senderLeft cancels what a program that left the bus was waiting for.
+func (s *session) senderLeft(name string) {
+	s.callerMu.Lock()
+	defer s.callerMu.Unlock()
 	for _, gone := range s.waiting[name] {
 		gone()
 	}

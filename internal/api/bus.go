@@ -1,6 +1,6 @@
 // Package api is the D-Bus API of the daemon, server and client.
 //
-// The way of a call through the server: wire hands it over; admission.go bounds
+// The way of a call through the server: package busguard hands it over; admission.go bounds
 // how many there are; call.go finds its [method] by path, interface and member
 // and checks the arguments' types; authorize.go asks who the caller is and, unless root,
 // polkit; then it runs. What there is to call is in the tables of manager.go,

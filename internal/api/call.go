@@ -16,16 +16,16 @@ func (s *session) admit(c *busguard.Call) {
 		return // who calls before there is a name has guessed a number
 	}
 	if c.Err != nil {
-		s.refusals.say(c, protocolError(invalidArgs, "%v", c.Err))
+		s.refusals.answer(c, protocolError(invalidArgs, "%v", c.Err))
 		return
 	}
-	if !s.strangers.enter(struct{}{}, maxStrangers) {
-		s.refusals.say(c, errTooMany)
+	if !s.unidentified.enter(struct{}{}, maxUnidentified) {
+		s.refusals.answer(c, errTooMany)
 		return
 	}
 	if !s.senders.enter(c.Sender, maxPerSender) {
-		s.strangers.leave(struct{}{})
-		s.refusals.say(c, errTooMany)
+		s.unidentified.leave(struct{}{})
+		s.refusals.answer(c, errTooMany)
 		return
 	}
 	go s.handle(c)
@@ -39,7 +39,7 @@ func (s *session) handle(c *busguard.Call) {
 	r := &request{Call: c, ctx: s.conn.Context(), session: s}
 	body, err := s.serve(r)
 	if err == errTooMany {
-		s.refusals.say(c, err)
+		s.refusals.answer(c, err)
 		return
 	}
 	s.mu.Lock()
@@ -49,7 +49,7 @@ func (s *session) handle(c *busguard.Call) {
 		body, err = r.do()
 	}
 	if err != nil {
-		c.Fail(onBus(err))
+		c.Fail(busError(err))
 		return
 	}
 	c.Reply(body...)
@@ -83,7 +83,7 @@ func (s *session) serve(r *request) (body []any, err error) {
 
 // identify finds the method that is called, and the caller's user.
 func (s *session) identify(r *request) (uid uint32, err error) {
-	defer s.strangers.leave(struct{}{})
+	defer s.unidentified.leave(struct{}{})
 	if err := r.resolve(); err != nil {
 		return 0, err
 	}

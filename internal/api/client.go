@@ -85,7 +85,7 @@ func (c *Client) explain(ctx context.Context, err error) error {
 		return ErrNoDaemon
 	case driver + ".Error.AccessDenied":
 		return ErrDenied
-	case askFirst:
+	case interactiveRequired:
 		return fmt.Errorf("%w: %w", ErrDenied, derr)
 	}
 	// That the bus could not start the daemon has many names: what systemd 257 says of a masked

@@ -45,16 +45,16 @@ const (
 	readOnly         = driver + ".Error.PropertyReadOnly"
 	invalidArgs      = driver + ".Error.InvalidArgs"
 	limitsExceeded   = driver + ".Error.LimitsExceeded"
-	// askFirst tells that polkit would ask the user if the caller allowed it.
-	askFirst = driver + ".Error.InteractiveAuthorizationRequired"
+	// interactiveRequired tells that polkit would ask the user if the caller allowed it.
+	interactiveRequired = driver + ".Error.InteractiveAuthorizationRequired"
 )
 
 func protocolError(name, format string, args ...any) error {
 	return &dbus.Error{Name: name, Body: []any{fmt.Sprintf(format, args...)}}
 }
 
-// onBus is the name and text of an error on the bus.
-func onBus(err error) (name, text string) {
+// busError returns the name and text of an error on the bus.
+func busError(err error) (name, text string) {
 	var ours *Error
 	var theirs *dbus.Error
 	switch {

@@ -54,7 +54,7 @@ func FuzzCall(f *testing.F) {
 		s.manager, s.judge = &fakeManager{site: s}, &fakeJudge{}
 		s.server = NewServer(Options{Manager: s.manager, Log: slog.New(slog.NewTextHandler(s.log, nil))})
 		s.manager.show(full, empty)
-		ss := &session{server: s.server, told: *s.server.lanes.Load()}
+		ss := &session{server: s.server, published: *s.server.lanes.Load()}
 		r := &request{Call: &busguard.Call{Message: msg}, ctx: context.Background(), session: ss}
 		if r.resolve() != nil {
 			return
@@ -64,7 +64,7 @@ func FuzzCall(f *testing.F) {
 			needs = r.method.needs(r)
 			r.allowed = needs
 		}
-		r.about()
+		r.laneName()
 		body, err := r.do()
 		if strings.Contains(s.log.String(), "panic") && !strings.Contains(s.log.String(), "for the test") {
 			t.Fatal(s.log)
@@ -80,7 +80,7 @@ func FuzzCall(f *testing.F) {
 	})
 }
 
-// decodeQuietly is what package wire does.
+// decodeQuietly is what package busguard does.
 func decodeQuietly(data []byte) (msg *dbus.Message) {
 	defer func() {
 		if recover() != nil {

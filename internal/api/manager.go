@@ -62,7 +62,7 @@ type listed struct {
 
 func list(r *request) ([]any, error) {
 	out := []listed{}
-	for _, l := range r.session.told {
+	for _, l := range r.session.published {
 		out = append(out, listed{l.Name, l.State, LanePath(l.Name)})
 	}
 	return []any{out}, nil

@@ -76,7 +76,7 @@ func (v verdict) of(q Question, err error) error {
 	case v.Challenge && q.Interactive:
 		return Errorf(NotAuthorized, "%s: polkit wants a password, and nothing in this session asks for it", q.Action)
 	case v.Challenge:
-		return protocolError(askFirst, "%s: polkit wants a password, which the caller does not allow", q.Action)
+		return protocolError(interactiveRequired, "%s: polkit wants a password, which the caller does not allow", q.Action)
 	}
 	return Errorf(NotAuthorized, "%s: not authorized", q.Action)
 }

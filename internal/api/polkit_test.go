@@ -99,7 +99,7 @@ func TestPolkit(t *testing.T) {
 		{verdict{Authorized: true}, nil, ""},
 		{verdict{Authorized: true, Challenge: true}, nil, ""},
 		{verdict{}, nil, errorPrefix + "NotAuthorized"},
-		{verdict{Challenge: true}, nil, askFirst},
+		{verdict{Challenge: true}, nil, interactiveRequired},
 		{verdict{Authorized: true}, &dbus.Error{Name: polkitName + ".Error.Failed", Body: []any{"broken"}}, errorPrefix + "NotAuthorized"},
 	} {
 		p.set(tt.answer, tt.err)
@@ -108,7 +108,7 @@ func TestPolkit(t *testing.T) {
 			switch {
 			case tt.name == "":
 				s.works(c)
-			case tt.name == askFirst && flags != 0:
+			case tt.name == interactiveRequired && flags != 0:
 				s.fails(c, errorPrefix+"NotAuthorized", "nothing in this session asks")
 			default:
 				s.fails(c, tt.name)

@@ -19,18 +19,18 @@ type session struct {
 	authorizer Authorizer
 	ready      chan struct{} // closed when the above are there
 
-	mu     sync.Mutex // held while something is told
-	latest *[]Lane    // of which told is
-	told   []Lane     // what everybody on the bus knows, by name
+	mu        sync.Mutex // held while signals and answers are sent
+	latest    *[]Lane    // from which published was made
+	published []Lane     // the lanes as the bus last heard of them, by name
 
-	strangers quota[struct{}]
-	senders   quota[string]
-	users     quota[uint32]
-	refusals  refusals
+	unidentified quota[struct{}]
+	senders      quota[string]
+	users        quota[uint32]
+	refusals     refusals
 
-	people  sync.Mutex
-	uids    map[string]uint32
-	waiting map[string]map[*int]func() // by unique name: whom to tell that it left
+	callerMu sync.Mutex
+	uids     map[string]uint32
+	waiting  map[string]map[*int]func() // by unique name: what to call when it leaves the bus
 }
 
 // connectTimeout bounds what is asked of the bus at first.
@@ -41,7 +41,7 @@ const connectTimeout = 10 * time.Second
 func (s *Server) connect(ctx context.Context) (*session, error) {
 	latest := s.lanes.Load()
 	ss := &session{
-		server: s, ready: make(chan struct{}), latest: latest, told: *latest,
+		server: s, ready: make(chan struct{}), latest: latest, published: *latest,
 		uids: map[string]uint32{}, waiting: map[string]map[*int]func(){},
 	}
 	conn, err := busguard.Connect(ctx, s.Address, ss.admit, dbus.WithSignalHandler(ss))
@@ -115,7 +115,7 @@ const (
 )
 
 // DeliverSignal is called where the connection is read. The senders are those
-// of the match rules; package wire sees to that.
+// of the match rules; package busguard sees to that.
 func (s *session) DeliverSignal(_, _ string, signal *dbus.Signal) {
 	switch signal.Name {
 	case driver + ".NameLost":
@@ -129,7 +129,7 @@ func (s *session) DeliverSignal(_, _ string, signal *dbus.Signal) {
 	case driver + ".NameOwnerChanged":
 		if len(signal.Body) == 3 && signal.Body[2] == "" {
 			name, _ := signal.Body[0].(string)
-			s.left(name)
+			s.senderLeft(name)
 		}
 	case loginManager + ".PrepareForSleep":
 		if len(signal.Body) == 1 && signal.Body[0] == false && s.server.Resumed != nil {

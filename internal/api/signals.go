@@ -9,14 +9,14 @@ import (
 )
 
 // sync tells of what changed since it was last called. The session's mutex is
-// held: what is told, and what callers are answered, has one order.
+// held: signals and answers are sent in one order.
 func (s *session) sync() {
 	latest := s.server.lanes.Load()
 	if latest == s.latest {
 		return
 	}
-	was, is := s.told, *latest
-	s.latest, s.told = latest, *latest
+	was, is := s.published, *latest
+	s.latest, s.published = latest, *latest
 	for len(was) > 0 || len(is) > 0 {
 		switch {
 		case len(was) == 0 || len(is) > 0 && is[0].Name < was[0].Name:
@@ -57,8 +57,8 @@ func difference(was, is *Lane) values {
 	return changed
 }
 
-// find returns a lane that was told of, or nil. The session's mutex is held.
-func (s *session) find(name string) *Lane { return find(s.told, name) }
+// find returns a lane that the bus has heard of, or nil. The session's mutex is held.
+func (s *session) find(name string) *Lane { return find(s.published, name) }
 
 func find(lanes []Lane, name string) *Lane {
 	i, ok := slices.BinarySearchFunc(lanes, name, func(l Lane, name string) int { return strings.Compare(l.Name, name) })

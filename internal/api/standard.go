@@ -126,8 +126,8 @@ func setProperty(r *request) ([]any, error) {
 
 func managedObjects(r *request) ([]any, error) {
 	out := map[dbus.ObjectPath]map[string]values{}
-	for i := range r.session.told {
-		l := &r.session.told[i]
+	for i := range r.session.published {
+		l := &r.session.published[i]
 		out[LanePath(l.Name)] = map[string]values{LaneInterface: l.values()}
 	}
 	return []any{out}, nil
@@ -140,7 +140,7 @@ func introspectObject(r *request) ([]any, error) {
 		node.Interfaces = append(node.Interfaces, i.introspect())
 	}
 	if r.path == lanesPath {
-		for _, l := range r.session.told {
+		for _, l := range r.session.published {
 			node.Children = append(node.Children, introspect.Node{Name: escape(l.Name)})
 		}
 	} else if rest, ok := strings.CutPrefix(string(lanesPath), strings.TrimSuffix(string(r.path), "/")+"/"); ok {
