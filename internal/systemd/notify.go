@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -23,6 +24,9 @@ func Reloading() error {
 	}
 	return notify(fmt.Sprintf("RELOADING=1\nMONOTONIC_USEC=%d", now.Nano()/1000))
 }
+
+// Status tells in words how the service is: the unit's StatusText.
+func Status(words string) error { return notify("STATUS=" + strings.ReplaceAll(words, "\n", "; ")) }
 
 // Stopping tells that the service is about to end.
 func Stopping() error { return notify("STOPPING=1") }

@@ -24,6 +24,7 @@ func TestNotify(t *testing.T) {
 		}{
 			{Ready, `^READY=1$`},
 			{Reloading, `^RELOADING=1\nMONOTONIC_USEC=[1-9][0-9]+$`},
+			{func() error { return Status("one\ntwo") }, `^STATUS=one; two$`},
 			{Stopping, `^STOPPING=1$`},
 			{Alive, `^WATCHDOG=1$`},
 		} {

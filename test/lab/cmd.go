@@ -51,8 +51,11 @@ func (c *Cmd) Start() error {
 		c.Env = environ()
 	}
 	return c.node.world.spawn(c, func() error {
-		// A child is born into the namespaces of the thread that forks it.
+		// A child is born into the login and the namespaces of the thread that forks it.
 		return nsthread.Run(func() error {
+			if err := c.node.login.audit(); err != nil {
+				return err
+			}
 			if err := c.node.place.enter(c.node.ns); err != nil {
 				return err
 			}

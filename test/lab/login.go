@@ -2,9 +2,12 @@ package lab
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -15,6 +18,7 @@ import (
 type login struct {
 	cgroup     *os.File            // nil: this process's
 	credential *syscall.Credential // nil: root
+	loginUID   string              // whom the kernel's audit names; empty: nobody
 	home       string
 	env        []string // nil: as everywhere
 }
@@ -39,12 +43,28 @@ func (l *login) admit(c *Cmd) {
 	c.SysProcAttr.Credential = l.credential
 }
 
+// audit has the calling thread's children come from the login, or from none, whosever login this process comes from.
+func (l *login) audit() error {
+	const file, none = "/proc/thread-self/loginuid", "4294967295"
+	uid := none
+	if l != nil && l.loginUID != "" {
+		uid = l.loginUID
+	}
+	is, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) || string(is) == uid { // a kernel without audit
+		return nil
+	}
+	return os.WriteFile(file, []byte(uid), 0)
+}
+
 // User is a node from which programs start as an ordinary user, whose group has the same number, in a folder and an
-// environment. It is for hosts without systemd: see [Machine] for those with it.
+// environment, as if they had logged in. It is for hosts without systemd: see [Machine] for those with it.
 func (h *Host) User(name string, id uint32, home string, env ...string) *Node {
 	node := *h.Node
 	node.Name = name
-	node.login = &login{credential: &syscall.Credential{Uid: id, Gid: id}, home: home, env: env}
+	node.login = &login{
+		credential: &syscall.Credential{Uid: id, Gid: id}, loginUID: strconv.FormatUint(uint64(id), 10), home: home, env: env,
+	}
 	return &node
 }
 
@@ -75,12 +95,16 @@ func (m *Machine) logIn(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	loginUID, err := os.ReadFile(m.Host.Path(leader + "/loginuid")) // by PAM
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {              // a kernel without audit
+		return err
+	}
 	const alice, bob = 1000, 1001 // as debian.sh makes them
 	m.Host.login = &login{cgroup: beside}
 	*m.Alice, *m.Bob = *m.Host.Node, *m.Host.Node
 	m.Alice.Name, m.Bob.Name = "alice", "bob"
 	m.Alice.login = &login{
-		cgroup: session, credential: &syscall.Credential{Uid: alice, Gid: alice}, home: "/home/alice",
+		cgroup: session, credential: &syscall.Credential{Uid: alice, Gid: alice}, loginUID: string(loginUID), home: "/home/alice",
 		env: strings.Split(strings.TrimSuffix(string(environ), "\x00"), "\x00"),
 	}
 	m.Bob.login = &login{

@@ -4,8 +4,10 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"uplane/test/lab"
 )
@@ -37,6 +39,8 @@ func TestMachineRun(t *testing.T) {
 		s.step("terminal", s.runsOnTerminal)
 		s.step("ps and stop", s.listsPrograms)
 		s.step("refusals", s.refusesToRun)
+		s.step("one after the other", s.runsEachTime)
+		s.step("a unit that fails", s.tellsWhatFailed)
 		s.step("a daemon that restarts", s.runsWithoutDaemon)
 		s.step("nothing stays", s.runsWithoutTrace)
 	})
@@ -385,6 +389,46 @@ func (s *machineTest) refusesToRun() {
 	refused(s.m.Alice, "uplane run steam true", "the daemon is not running", "unmask")
 	s.sh("systemctl unmask uplaned")
 	s.start()
+}
+
+// runsEachTime: a login is a thread's own, and which one has it shows only now and then.
+func (s *machineTest) runsEachTime() {
+	const loginUID = "cat /proc/self/loginuid; echo"
+	if got := s.may(s.m.Alice, loginUID); got != "1000\n" {
+		s.Errorf("alice has login %q; a desktop's user has one", got)
+	}
+	s.longer(2 * time.Minute)
+	got := s.may(s.m.Alice, "for i in $(seq 150); do uplane run steam -- sh -c '"+loginUID+"' || exit; done | uniq -c")
+	if got := strings.Fields(got); !slices.Equal(got, []string{"150", "1000"}) {
+		s.Errorf("150 programs have logins, each so many times: %v", got)
+	}
+}
+
+// tellsWhatFailed: nobody waits for a unit that has failed.
+func (s *machineTest) tellsWhatFailed() {
+	failed := func(script string, words ...string) {
+		s.Helper()
+		start := time.Now()
+		s.requireFailure(s.as(s.m.Alice, script), 125, words...)
+		if took := time.Since(start); took > 2*time.Second {
+			s.Errorf("%s: told after %v", script, took)
+		}
+	}
+	// A folder that programs in lanes see empty.
+	s.sh("install -d -m 1777 /run/nscd")
+	failed("XDG_RUNTIME_DIR=/run/nscd uplane run steam true", "uplane: run: the lane's half of uplane failed: dial unix /run/nscd/uplane-run-", "no such file or directory")
+	s.sh("chmod 755 /run/nscd")
+	// A program that ends before it can say why.
+	s.sh("cp -a /usr/bin/uplane /tmp/uplane")
+	for end, words := range map[string]string{"exit 3": "result exit-code, status 3", "kill -KILL $$": "result signal, status 9", "exit 0": "result protocol, status 0"} {
+		s.sh("printf '#!/bin/sh\n" + end + "\n' >/tmp/broken; chmod 755 /tmp/broken; mv /tmp/broken /usr/bin/uplane")
+		failed("/tmp/uplane run steam true", "uplane: run: the lane's half of uplane failed, "+words+": journalctl --unit=uplane-run-1000-steam-")
+	}
+	s.sh("printf garbage >/usr/bin/uplane")
+	failed("/tmp/uplane run steam true", "uplane: run: systemd could not start it: the program can't be executed")
+	s.sh("mv /tmp/uplane /usr/bin/uplane")
+	s.may(s.m.Alice, "uplane run steam true")
+	s.noUnits()
 }
 
 // runsWithoutDaemon: a program and its exit code need no daemon any more.

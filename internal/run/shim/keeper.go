@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -15,34 +16,21 @@ import (
 
 	"uplane/internal/run/nsexec"
 	"uplane/internal/run/spawn"
+	"uplane/internal/systemd"
 )
 
 // Keep is the half in the lane: it starts the program that the half at the other
 // end of the socket wants, and stays until it has ended. It returns its own exit code.
 func Keep(socket, login string, stderr io.Writer) int {
-	if err := os.WriteFile("/proc/self/comm", []byte(spawn.KeeperName), 0); err != nil {
-		fmt.Fprintln(stderr, "uplane:", err)
-		return nsexec.ExitFailed
-	}
-	if err := logIn(login); err != nil {
-		fmt.Fprintln(stderr, "uplane:", err)
-		return nsexec.ExitFailed
-	}
-	c, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: socket, Net: "unix"})
+	c, err := meet(socket)
 	if err != nil {
-		fmt.Fprintln(stderr, "uplane:", err) // whoever wanted the program has gone
+		fmt.Fprintln(stderr, "uplane:", err)
+		_ = systemd.Status(err.Error()) // the daemon tells who waits at the socket
 		return nsexec.ExitFailed
 	}
-	// What it says to start is started as this user, so it must be this user's. Whoever asked the daemon could name any socket,
-	// also one that another user had put into a folder for all.
-	if uid, err := peer(c); err != nil || uid != os.Getuid() {
-		c.Close()
-		fmt.Fprintln(stderr, "uplane:", errors.Join(fmt.Errorf("the socket %s is of user %d", socket, uid), err))
-		return nsexec.ExitFailed
-	}
-	k := &keeper{conn: newConn(c), slave: -1}
+	k := &keeper{conn: c, slave: -1}
 	defer k.conn.Close()
-	if err := k.start(); err != nil {
+	if err := k.start(login); err != nil {
 		e := event{Error: err.Error(), Code: nsexec.ExitFailed}
 		var failure *nsexec.Failure
 		if errors.As(err, &failure) {
@@ -68,10 +56,34 @@ func Keep(socket, login string, stderr io.Writer) int {
 	return 0
 }
 
-// logIn tells the kernel's audit whose login this process belongs to, as the daemon has read it from who asked. What systemd
-// starts belongs to none, and then a process may say it, once.
+// meet goes to the other half and tells systemd, and so the daemon, that it is there. What fails from then on, the other half
+// hears over the socket.
+func meet(socket string) (*conn, error) {
+	// This name is the process's; any of its threads may write it.
+	if err := os.WriteFile("/proc/self/comm", []byte(spawn.KeeperName), 0); err != nil {
+		return nil, err
+	}
+	c, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: socket, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	// What it says to start is started as this user, so it must be this user's. Whoever asked the daemon could name any socket,
+	// also one that another user had put into a folder for all.
+	if uid, err := peer(c); err != nil || uid != os.Getuid() {
+		c.Close()
+		return nil, errors.Join(fmt.Errorf("the socket %s is of user %d", socket, uid), err)
+	}
+	if err := systemd.Ready(); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return newConn(c), nil
+}
+
+// logIn tells the kernel's audit whose login this thread's children belong to, as the daemon has read it from who asked. What
+// systemd starts belongs to none, and then a thread may say it, once, and for itself alone: /proc/self is the first thread.
 func logIn(uid string) error {
-	const file = "/proc/self/loginuid"
+	const file = "/proc/thread-self/loginuid"
 	is, err := os.ReadFile(file)
 	if uid == noLogin || err == nil && string(is) == uid {
 		return nil
@@ -96,10 +108,16 @@ type keeper struct {
 }
 
 // start makes of this process what the other half was started as, and starts the program.
-func (k *keeper) start() error {
+func (k *keeper) start(login string) error {
 	r, passed, err := k.conn.receiveRequest()
 	if err != nil {
 		return fmt.Errorf("hear what to start: %w", err)
+	}
+	// The program has its login from the thread that forks it.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if err := logIn(login); err != nil {
+		return err
 	}
 	if err := nsexec.CheckInside(r.Lane); err != nil {
 		return fmt.Errorf("start in lane %.40q: %w", r.Lane, err)

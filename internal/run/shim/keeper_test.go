@@ -3,6 +3,7 @@ package shim
 import (
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -11,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"uplane/internal/nsthread"
 	"uplane/test/lab"
 )
 
@@ -101,4 +103,32 @@ func TestForeignNamespace(t *testing.T) {
 		}
 		notThere(t, mark)
 	}
+}
+
+// TestLogin: whichever thread starts the program, the program has the login.
+func TestLogin(t *testing.T) {
+	lab.RequireRoot(t)
+	var got []byte
+	err := nsthread.Run(func() (err error) { // never the first thread
+		if err := logIn("1001"); err != nil {
+			return err
+		}
+		got, err = exec.Command("cat", "/proc/self/loginuid").Output()
+		return err
+	})
+	if err != nil || string(got) != "1001" {
+		t.Errorf("its login is %q: %v", got, err)
+	}
+}
+
+// TestNoLogin: who waits at the socket is told that the login can't be had.
+func TestNoLogin(t *testing.T) {
+	socket, mark, answer := server(t, os.Getuid(), "steam")
+	if code := Keep(socket, "nobody's", os.Stderr); code != 0 {
+		t.Fatalf("exit code %d, and nothing told", code)
+	}
+	if e := <-answer; e.Code != 125 || !strings.Contains(e.Error, "tell audit of the login of user") {
+		t.Errorf("it told %+v", e)
+	}
+	notThere(t, mark)
 }

@@ -47,6 +47,7 @@ func TestProperties(t *testing.T) {
 		"ExecStart":   `[("/usr/bin/uplane", ["/usr/bin/uplane", "inside", "/tmp/uplane-run-1/socket", "1001"], false,)]`,
 		"User":        `"1000"`, "Group": `"44"`, "SupplementaryGroups": `["1000", "44"]`, "Slice": `"user-1000.slice"`, "NetworkNamespacePath": `"/run/netns/my-lane"`,
 		"NoNewPrivileges": "false", "CapabilityBoundingSet": "16383", "Nice": "5", "LimitCORE": "7", "LimitCORESoft": "0", "ExitType": `"cgroup"`,
+		"Type":                `"notify"`,
 		"TemporaryFileSystem": `[("/run/nscd", "ro",), ("/run/systemd/resolve", "ro",), ("/run/avahi-daemon", "ro",)]`,
 		"BindReadOnlyPaths":   `[("/etc/netns/my-lane/resolv.conf", "/etc/resolv.conf", false, 0,), ("/etc/netns/my-lane/nsswitch.conf", "/etc/nsswitch.conf", false, 0,)]`,
 	} {

@@ -61,8 +61,8 @@ var ErrSocket = errors.New("no path for a socket")
 // ErrNoSystemd tells that nobody is there who could start a program.
 var ErrNoSystemd = errors.New("systemd runs this machine, and is not on the system bus")
 
-// Run has uplane started in a lane as the caller, which then goes to the socket to hear what to run. It returns once
-// uplane has been executed, with the name of its unit; where there is no systemd it has none.
+// Run has uplane started in a lane as the caller, which goes to the socket to hear what to run. It returns once uplane is
+// there, with the name of its unit; where there is no systemd it has none, and it returns once uplane has been executed.
 func (m *Manager) Run(ctx context.Context, lane string, caller Caller, socket string) (unit string, err error) {
 	if err := policy.CheckLaneName(lane); err != nil {
 		return "", err
@@ -175,7 +175,7 @@ func (m *Manager) properties(lane string, c Caller, like execContext, socket str
 		{"BindReadOnlyPaths", binds},
 		{"TemporaryFileSystem", masks},
 
-		{"Type", "exec"}, // started means executed
+		{"Type", "notify"}, // started means that the keeper has met who waits for it
 		// A program may end and leave others behind: the unit lives as long as any of them.
 		{"ExitType", "cgroup"},
 		{"CollectMode", "inactive-or-failed"},
@@ -257,7 +257,7 @@ func isError(err error, names ...string) bool {
 	return errors.As(err, &derr) && slices.Contains(names, derr.Name)
 }
 
-// start starts a unit and waits until its program has been executed.
+// start starts a unit and waits until its program is ready.
 func (s starter) start(ctx context.Context, unit string, properties []property) error {
 	removed := make(chan *dbus.Signal, 64)
 	s.conn.Signal(removed)
@@ -307,21 +307,26 @@ func (s starter) abandon(ctx context.Context, unit string) {
 	_ = s.call(ctx, "StopUnit", unit, "replace").Err // a systemd that hangs has it in its queue
 }
 
-// why is what systemd knows of a unit that did not start.
+// why is what systemd knows of a unit that did not start: the words of its program, or how that ended.
 func (s starter) why(ctx context.Context, unit string) error {
 	failed := errors.New("systemd could not start it")
 	var path dbus.ObjectPath
 	if err := s.call(ctx, "GetUnit", unit).Store(&path); err != nil {
 		return failed
 	}
-	status, err := s.conn.Object(systemdName, path).GetProperty(systemdService + ".ExecMainStatus")
-	if err != nil {
+	var service map[string]dbus.Variant
+	get := s.conn.Object(systemdName, path).CallWithContext(ctx, "org.freedesktop.DBus.Properties.GetAll", dbus.FlagNoAutoStart, systemdService)
+	if err := get.Store(&service); err != nil {
 		return failed
 	}
-	if step, ok := steps[status.Value()]; ok {
+	result, status := service["Result"].Value(), service["ExecMainStatus"].Value()
+	if words, _ := service["StatusText"].Value().(string); words != "" {
+		return fmt.Errorf("the lane's half of uplane failed: %s", words)
+	}
+	if step, ok := steps[status]; ok && result == "exit-code" {
 		return fmt.Errorf("%w: %s", failed, step)
 	}
-	return fmt.Errorf("%w: it failed with status %v: journalctl --unit=%s", failed, status.Value(), unit)
+	return fmt.Errorf("the lane's half of uplane failed, result %v, status %v: journalctl --unit=%s", result, status, unit)
 }
 
 // steps are those of systemd.exec(5) that can fail for reasons of ours.
