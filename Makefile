@@ -94,7 +94,7 @@ install-manual: manual
 	install -D -m 644 $(BIN)/manual/uplane.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/uplane
 	install -D -m 644 $(BIN)/manual/uplane.zsh $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_uplane
 	install -D -m 644 $(BIN)/manual/uplane.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/uplane.fish
-	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/uplane README.md README.zh-CN.md CHANGELOG.md packaging/copyright
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/uplane README.md README.zh-CN.md CHANGELOG.md LICENSE packaging/copyright
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/uplane/examples packaging/examples/*
 
 package: ## .deb, .rpm and tarball for amd64 and arm64, into dist/; the same commit gives the same bytes

@@ -24,11 +24,14 @@ go build -modfile=packaging/nfpm.mod -o "$work/nfpm" github.com/goreleaser/nfpm/
 mkdir -p "$dist"
 dist=$(cd "$dist" && pwd)
 
-# Go links what it uses into the programs, so the terms of that go with them.
+# Go links what it uses into the programs, so the terms of that go with them, and with ours.
 licenses() {
+	printf '==== Uplane\n\n'
+	cat LICENSE
+	echo
 	go list -deps -f '{{with .Module}}{{if not .Main}}{{.Path}} {{.Version}} {{.Dir}}{{end}}{{end}}' ./cmd/... |
 		sort -u | while read -r module number folder; do
-		for file in "$folder"/LICENSE* "$folder"/COPYING*; do
+		for file in "$folder"/LICENSE* "$folder"/COPYING* "$folder"/NOTICE*; do
 			[ ! -f "$file" ] || { printf '==== %s %s\n\n' "$module" "$number"; cat "$file"; echo; }
 		done
 	done
@@ -42,6 +45,7 @@ for arch in $ARCHES; do
 		VERSION="$version" COMMIT="$commit" LDFLAGS='-s -w -buildid='
 	doc=$root/usr/share/doc/uplane
 	licenses >"$doc/licenses.txt"
+	rm "$doc/LICENSE" # Debian wants no file that is only that
 	gzip -9n "$root"/usr/share/man/man*/* "$doc/CHANGELOG.md" "$doc/licenses.txt"
 	# Debian's own form of a changelog, which only its package has.
 	gzip -9nc >"$work/$arch/changelog.gz" <<-END
