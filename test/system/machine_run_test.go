@@ -397,11 +397,12 @@ func (s *machineTest) runsEachTime() {
 	if got := s.may(s.m.Alice, loginUID); got != "1000\n" {
 		s.Errorf("alice has login %q; a desktop's user has one", got)
 	}
-	s.longer(2 * time.Minute)
+	s.longer(5 * time.Minute) // on a busy machine
 	got := s.may(s.m.Alice, "for i in $(seq 150); do uplane run steam -- sh -c '"+loginUID+"' || exit; done | uniq -c")
 	if got := strings.Fields(got); !slices.Equal(got, []string{"150", "1000"}) {
 		s.Errorf("150 programs have logins, each so many times: %v", got)
 	}
+	s.longer(3 * time.Minute)
 }
 
 // tellsWhatFailed: nobody waits for a unit that has failed.
@@ -410,7 +411,8 @@ func (s *machineTest) tellsWhatFailed() {
 		s.Helper()
 		start := time.Now()
 		s.requireFailure(s.as(s.m.Alice, script), 125, words...)
-		if took := time.Since(start); took > 2*time.Second {
+		// A fraction of a second, unless the machine is busy; uplane run waits for the socket for 20 s.
+		if took := time.Since(start); took > 10*time.Second {
 			s.Errorf("%s: told after %v", script, took)
 		}
 	}
