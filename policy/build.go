@@ -5,20 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 )
-
-// Input is everything that decides how lanes look in the kernel.
-type Input struct {
-	Lanes   []Lane // those that are wanted
-	Uplinks []Uplink
-	Host    *Host
-	Allocs  map[string]Allocation
-	Clashes map[string]string // from Allocate
-	Current map[string]string // lane to the interface it leaves by now: it stays when nothing better comes
-	Saved   map[string]string // sysctls that we changed, and what was there before
-	Held    map[string]string // lane to why it keeps no more than its namespace for now
-}
 
 // LaneState is how far a lane is, as the user reads it.
 type LaneState string
@@ -34,278 +21,267 @@ const (
 
 // LaneStatus is how one lane is, and why.
 type LaneStatus struct {
-	Lane   Lane
-	State  LaneState
-	Reason string // empty when up
-	Uplink *Uplink
-	Alloc  Allocation
-	DNS    []netip.Addr
-	Want   []Object // what is the lane's own; chains are shared
+	Lane       Lane
+	State      LaneState
+	Reason     string // empty when up
+	Conditions []Condition
+	Profile    string // NetworkManager's, that the lane is; empty: it is a file
+	Uplink     *Uplink
+	Alloc      Allocation
+	DNS        []netip.Addr
 }
 
-// Build returns the state of the kernel that the lanes want, and how each lane
-// is, by name.
-func Build(in Input) (State, []LaneStatus) {
-	lanes := byName(in.Lanes)
-	b := builder{in: &in, want: make(State, objectsPerLane*len(lanes)), sysctls: make(map[string]string, 2*len(lanes)), exits: make(map[string]exit), ports: in.Host.ports()}
-	statuses := make([]LaneStatus, len(lanes))
-	for i, l := range lanes {
-		statuses[i] = b.lane(l)
-	}
-	b.chains.into(b.want)
-	b.restore()
-	for k, v := range b.sysctls {
-		b.want.Add(Sysctl{k, v})
-	}
-	return b.want, statuses
-}
+func (st *LaneStatus) add(c Condition) { st.Conditions = append(st.Conditions, c) }
 
-const objectsPerLane = 16 // about
+const objectsPerLane = 24 // about
 
+// builder makes the desired state of lanes.
 type builder struct {
 	in      *Input
-	want    State
-	chains  chains
-	sysctls map[string]string
-	exits   map[string]exit     // by uplink
-	ports   map[string][]string // others', by the link that they are ports of
+	sources *Sources
+	uplinks []Uplink // as the kernel has them at this moment
+	allocs  map[string]Allocation
+	clashes map[string]string
+
+	want     State
+	switches map[string]string   // sysctls that lanes need, by key
+	unknown  []string            // those of them whose present value nobody has read yet
+	saved    map[string]string   // what they were before us
+	exits    map[string]exit     // by uplink
+	ports    map[string][]string // others' links by the link that they are ports of
+	released map[string]bool     // bridges of ours that have become NetworkManager's
+	ruled    []ruledLane
+	answers  map[netip.Addr]answer
+	fw       firewall
 }
 
-// lane builds one lane, in the order of the hand recipe.
-func (b *builder) lane(l Lane) LaneStatus {
-	st := LaneStatus{Lane: l, Alloc: b.in.Allocs[l.Name]}
+// build makes one lane, in the order of the hand recipe.
+func (b *builder) build(l Lane) LaneStatus {
+	st := LaneStatus{Lane: l, Alloc: b.allocs[l.Name]}
 	if b.in.Host.Netns[l.Name] {
-		st.State, st.Reason = Error, fmt.Sprintf("namespace %s exists and is not ours: remove it (ip netns del %s) or name the lane otherwise", l.Name, l.Name)
+		st.add(Condition{
+			Type: AboutNamespace, Reason: "NotOurs", Effect: Error,
+			Message: fmt.Sprintf("namespace %s exists and is not ours", l.Name),
+			Hint:    fmt.Sprintf("remove it (ip netns del %s) or name the lane otherwise", l.Name),
+		})
 		return st
 	}
 	if b.bare(&st) {
-		b.want.Add(st.Want...)
 		return st
 	}
-	st.Uplink, st.Reason = b.pick(l)
-	st.State = Waiting
+	a := st.Alloc
+	u, why := b.choose(&l)
+	st.Uplink = u
 	mtu, search := defaultMTU, []string(nil)
-	if st.Uplink != nil {
-		st.State = Up
-		mtu = b.in.Host.Links[st.Uplink.Interface].MTU
-		st.DNS, search = b.servers(st.Uplink.DNS), st.Uplink.Search
-	}
-	if len(l.DNS) > 0 {
+	if u != nil {
+		mtu = b.in.Host.Links[u.Interface].MTU
+		search = u.Search
+		st.DNS = b.servers(&st, u)
+	} else {
+		st.add(why)
 		st.DNS = l.DNS
 	}
-	if st.State == Up && len(st.DNS) == 0 {
-		st.State = Degraded
-		st.Reason = fmt.Sprintf("%s has no DNS servers that a lane can ask, so names do not resolve in the lane: set dns in the lane's file", st.Uplink.Interface)
-	}
-
-	a := st.Alloc
 	gateway, inner := l.ends(a.Subnet, b.in.Host)
-	if why := b.unaddressed(&l, gateway); why != "" && st.State == Up {
-		st.State, st.Reason = Degraded, why
-	}
-	outer := a.Bridge // the host's interface of the lane
-	if outer == "" {
-		outer = a.Veth
-	}
+	b.addressed(&st, gateway)
+	outer := cmp.Or(a.Bridge, a.Veth) // the host's interface of the lane
 
-	own := make([]Object, 0, objectsPerLane)
-	own = append(own,
+	b.want.Add(l.Name,
 		Netns{l.Name, true},
 		Veth{Name: a.Veth, Lane: l.Name, Netns: l.Name, Inner: InnerLink, Bridge: a.Bridge, MTU: mtu, Up: true, InnerUp: true},
 		Addr{l.Name, InnerLink, inner},
-		Route{Netns: l.Name, Table: MainTable, Dst: default4, Via: gateway.Addr(), Dev: InnerLink},
 		Route{Table: a.Table, Dst: default4, Metric: FloorMetric, Type: Unreachable},
-		Route{Table: a.Table, Dst: a.Subnet, Metric: FloorMetric, Type: Blackhole},
 		Route{Table: a.Table, Dst: a.Subnet, Dev: outer},
-		Rule{Priority: LanePriority, From: a.Subnet, Table: a.Table},
-		Rule{Priority: LanePriority, To: a.Subnet, Table: a.Table},
+		Route{Table: LanesTable, Dst: a.Subnet, Dev: outer},
+		Route{Table: LanesTable, Dst: a.Subnet, Metric: FloorMetric, Type: Blackhole},
 		resolvConf(l.Name, st.DNS, search),
 		nsswitch(l.Name, b.in.Host.Switch),
 	)
+	b.inside(&l, u, gateway.Addr())
 	if !l.External {
-		own = append(own, Addr{"", outer, gateway})
+		b.want.Add(l.Name, Addr{"", outer, gateway})
 		if a.Bridge != "" {
-			own = append(own, Bridge{Name: a.Bridge, Lane: l.Name, MTU: mtu, Up: true})
+			b.want.Add(l.Name, Bridge{Name: a.Bridge, Lane: l.Name, MTU: mtu, Up: true})
 		}
 	}
 	if l.Mark != 0 {
-		own = append(own, Rule{Priority: MarkPriority, Mark: l.Mark, Table: a.Table})
+		b.want.Add(l.Name, Rule{Priority: frontPriority, Family: IPv4, Mark: l.Mark, Mask: l.markMask(), Table: a.Table})
 	}
 	for _, p := range l.Allow {
-		own = append(own, Rule{Priority: AllowPriority, From: a.Subnet, To: p, Table: MainTable})
+		b.want.Add(l.Name, Route{Table: a.Table, Dst: p, Type: Throw})
 	}
-	if st.Uplink != nil {
-		for _, r := range b.exit(st.Uplink).routes {
-			if r.Table = a.Table; r.Dst != a.Subnet {
-				own = append(own, r)
+	if u != nil {
+		for _, r := range b.exit(u).routes {
+			if r.Table = a.Table; r.Dst == a.Subnet || slices.Contains(l.Allow, r.Dst) {
+				continue
 			}
+			if r.Via.IsValid() && slices.ContainsFunc(l.Allow, func(p netip.Prefix) bool { return p.Contains(r.Via) }) {
+				r.OnLink = true // what led to the gateway is thrown
+			}
+			b.want.Add(l.Name, r)
 		}
 	}
-	st.Want = own
-	b.want.Add(own...)
-
-	b.chains.lane(l, a.Subnet, outer, a.Veth, st.Uplink)
-	b.forwarding(l, outer, st.Uplink)
+	b.ruled = append(b.ruled, ruledLane{l.Name, a.Subnet, a.Table, l.Allow, !l.External && !l.Subnet.IsValid()})
+	b.answer(u, a.Table)
+	b.forwarding(&l, outer, u)
+	b.fw.lane(&l, a.Subnet, outer, a.Veth, u, b.in.Host)
+	if r := b.in.Host.ahead(a.Subnet); r != nil {
+		st.add(Condition{
+			Type: AboutRules, Reason: "RuleAhead", Effect: Degraded,
+			Message: fmt.Sprintf("the ip rule %q of another program stands in front of the lane's and takes its packets, which are dropped", r.text()),
+			Hint:    "remove it, or let its program start before the lane does",
+		})
+	}
 	return st
+}
+
+// inside is how the lane's namespace sends. Without a way out programs get the error from their
+// own socket at once, not by an ICMP message that may be limited.
+func (b *builder) inside(l *Lane, u *Uplink, gateway netip.Addr) {
+	r := Route{Netns: l.Name, Table: MainTable, Dst: default4}
+	if u != nil {
+		r.Via, r.Dev = gateway, InnerLink
+		b.want.Add(l.Name, r)
+		return
+	}
+	r.Type = Unreachable
+	b.want.Add(l.Name, r)
+	for _, p := range l.Allow {
+		b.want.Add(l.Name, Route{Netns: l.Name, Table: MainTable, Dst: p, Via: gateway, Dev: InnerLink})
+	}
 }
 
 // bare tells whether a lane keeps no more than its namespace, and why: without a
 // veth nothing leaves, and what programs in the lane hold stays.
 func (b *builder) bare(st *LaneStatus) bool {
 	l := &st.Lane
-	held, clash, shared := b.held(l), b.in.Clashes[l.Name], b.shared(l)
-	st.State, st.Reason = Error, cmp.Or(clash, shared)
-	if held != "" {
-		st.State, st.Reason = Waiting, held
+	why := Condition{}
+	shared := b.shared(l)
+	switch held, clash := b.held(l), b.clashes[l.Name]; {
+	case held != "":
+		why = Condition{Type: AboutUplink, Reason: "Held", Effect: Waiting, Message: held}
+	case clash != "":
+		why = Condition{Type: AboutNumbers, Reason: "Taken", Effect: Error, Message: clash}
+	case shared != "":
+		why = Condition{Type: AboutBridge, Reason: "Shared", Effect: Error, Message: shared}
+	case b.in.blind() != "" && !b.connected(st):
+		// A lane that is there goes on. A new one would reach what the host serves.
+		why = Condition{Type: AboutFirewall, Reason: "Unreadable", Effect: Error, Message: "the firewall can't be read, so the lane is not connected: " + b.in.blind()}
 	}
 	own := []Object{Netns{l.Name, true}}
 	for _, f := range []File{resolvConf(l.Name, nil, nil), nsswitch(l.Name, b.in.Host.Switch)} {
-		if b.in.Host.Files[f.Path] {
-			st.State, st.Reason = Error, f.Path+" exists and is not ours: remove it or name the lane otherwise"
+		if _, foreign := b.in.Host.Files[f.Path]; foreign && !b.in.Memory.Lanes[l.Name].Files {
+			why = Condition{
+				Type: AboutNamespace, Reason: "FileNotOurs", Effect: Error,
+				Message: f.Path + " exists and is not ours", Hint: "remove it or name the lane otherwise",
+			}
 			continue
 		}
 		own = append(own, f)
 	}
-	if st.Reason == "" {
+	if why.Effect == "" {
 		return false
 	}
-	st.Want = own
-	if st.Reason == shared && !l.External {
+	st.add(why)
+	b.want.Add(l.Name, own...)
+	if why.Reason == "Shared" && !l.External {
 		// To remove our bridge would be to take the port out, as often as somebody puts it in. What comes in
 		// by that goes nowhere.
-		st.Want = append(st.Want, Bridge{Name: st.Alloc.Bridge, Lane: l.Name, MTU: defaultMTU, Up: true})
-		b.chains.drop(st.Alloc.Bridge)
-		b.forwarding(Lane{}, st.Alloc.Bridge, nil)
+		b.want.Add(l.Name, Bridge{Name: st.Alloc.Bridge, Lane: l.Name, MTU: defaultMTU, Up: true})
+		b.fw.closed(l.Name, st.Alloc.Bridge)
+		b.forwarding(&Lane{Name: l.Name}, st.Alloc.Bridge, nil)
 	}
 	return true
 }
 
-var default4 = netip.MustParsePrefix("0.0.0.0/0")
+// connected tells whether a lane's namespace is connected to the host as it is to be.
+func (b *builder) connected(st *LaneStatus) bool {
+	for o := range b.in.Have {
+		if v, ok := o.(Veth); ok && v.Name == st.Alloc.Veth {
+			return v.Netns == st.Lane.Name && v.Bridge == st.Alloc.Bridge
+		}
+	}
+	return false
+}
 
 // defaultMTU is for a lane that waits; Ethernet's.
 const defaultMTU = 1500
 
-// pick returns the uplink that l leaves by, or why there is none. The order of
-// l's selectors decides; within one, the present uplink stays.
-func (b *builder) pick(l Lane) (*Uplink, string) {
-	var reasons []string
-	for _, sel := range l.Uplink {
-		var found *Uplink
-		matched, private := false, ""
-		for i := range b.in.Uplinks {
-			u := &b.in.Uplinks[i]
-			if !sel.Matches(u) {
-				if sel.Kind == ByConnection && u.Private && u.Connection == sel.Value {
-					private = u.Interface
-				}
-				continue
-			}
-			matched = true
-			if why := u.unusable(b.in.Host); why != "" {
-				reasons = append(reasons, why)
-			} else if !u.serves(l.Name) {
-				reasons = append(reasons, u.unserving())
-			} else if found == nil || u.Interface == b.in.Current[l.Name] {
-				found = u
-			}
-		}
-		if found != nil {
-			return found, ""
-		}
-		switch {
-		case matched:
-		case private != "":
-			reasons = append(reasons, fmt.Sprintf("%v matches only a private profile on %s: select it by uuid:, or nmcli connection modify it with connection.permissions ''", sel, private))
-		default:
-			reasons = append(reasons, "nothing matches "+sel.String()+b.elsewhere(sel))
-		}
+// servers returns the DNS servers that a lane asks.
+func (b *builder) servers(st *LaneStatus, u *Uplink) []netip.Addr {
+	if len(st.Lane.DNS) > 0 {
+		return st.Lane.DNS
 	}
-	slices.Sort(reasons)
-	return nil, "no uplink: " + strings.Join(slices.Compact(reasons), ", ")
+	e := b.exit(u)
+	st.Conditions = append(st.Conditions, e.aboutDNS...)
+	return e.dns
 }
 
-// elsewhere says where the radios are when the network that a lane is for is not there: that is the first thing to look at.
-func (b *builder) elsewhere(sel Selector) string {
-	if sel.Kind != BySSID {
-		return ""
-	}
-	var radios []string
-	for i := range b.in.Uplinks {
-		switch u := &b.in.Uplinks[i]; {
-		case u.Type != "wifi":
-		case u.SSID == "" || u.Phase == PhaseDown:
-			radios = append(radios, u.Interface+" is not connected")
-		default:
-			radios = append(radios, u.Interface+" is on "+u.SSID)
+// resolvers leaves out what can't be asked from inside a lane: an address of the host or of a
+// lane would be answered by the host, and asked by its ways; a loopback is the lane's own;
+// and IPv6 has no way out yet.
+func (b *builder) resolvers(u *Uplink) (good []netip.Addr, about []Condition) {
+	for _, a := range u.DNS {
+		switch why := b.unaskable(a, u); {
+		case why != "":
+			about = append(about, Condition{
+				Type: AboutDNS, Reason: "ServerLeftOut", Effect: Up,
+				Message: fmt.Sprintf("%s names the DNS server %v, which is %s: it is left out", u.Interface, a, why),
+			})
+		case a.Is4() && !a.IsLoopback():
+			good = append(good, a)
 		}
 	}
-	if len(radios) == 0 {
-		return ""
+	if len(good) == 0 {
+		about = append(about, Condition{
+			Type: AboutDNS, Reason: "NoServers", Effect: Degraded,
+			Message: fmt.Sprintf("%s has no DNS servers that a lane can ask, so names do not resolve in the lane", u.Interface),
+			Hint:    "set dns in the lane's file",
+		})
 	}
-	return " (" + strings.Join(radios, ", ") + ")"
+	return good, about
 }
 
-// servers leaves out what can't be asked from inside a lane: a loopback resolver is
-// the host's, as is one at another address of its own, which would ask by
-// the host's ways; and IPv6 has no way out yet.
-func (b *builder) servers(all []netip.Addr) []netip.Addr {
-	return slices.DeleteFunc(slices.Clone(all), func(a netip.Addr) bool { return !a.Is4() || a.IsLoopback() || b.isOwn(a) })
-}
-
-// isOwn tells whether an address is one of the host's own.
-func (b *builder) isOwn(a netip.Addr) bool {
-	for _, link := range b.in.Host.Links {
+// unaskable says why nobody should ask a server; empty: it is a server like any.
+func (b *builder) unaskable(a netip.Addr, u *Uplink) string {
+	for name, link := range b.in.Host.Links {
 		if slices.ContainsFunc(link.Addrs, func(p netip.Prefix) bool { return p.Addr() == a }) {
-			return true
+			return "an address of this host's " + name
 		}
 	}
-	return false
+	for _, alloc := range b.allocs {
+		if alloc.Subnet.IsValid() && alloc.Subnet.Contains(a) {
+			return "an address of a lane"
+		}
+	}
+	switch {
+	case !a.Is4():
+	case a.IsUnspecified() || a.IsMulticast() || a == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
+		return "no server's address"
+	case slices.ContainsFunc(u.Addresses, func(p netip.Prefix) bool {
+		return p.Addr().Is4() && p.Bits() < 31 && (broadcast(p) == a || p.Masked().Addr() == a)
+	}):
+		return "a network's address"
+	}
+	return ""
 }
 
 // exit is what all lanes that leave by one uplink have in common.
 type exit struct {
 	routes   []Route  // of a lane's table, still without its number
 	siblings []string // the uplink's, whose ARP would draw its packets to them
+	dns      []netip.Addr
+	aboutDNS []Condition
 }
 
 func (b *builder) exit(u *Uplink) exit {
 	e, ok := b.exits[u.Interface]
 	if !ok {
-		e = exit{u.tableRoutes(), siblings(u, b.in.Host)}
+		e = exit{routes: u.tableRoutes(), siblings: siblings(u, b.in.Host)}
+		e.dns, e.aboutDNS = b.resolvers(u)
 		b.exits[u.Interface] = e
 	}
 	return e
 }
-
-// forwarding switches forwarding on for exactly the interfaces through which
-// the lane's packets come in, never for the host; keeps IPv6 off the lane's own
-// interface, and the spanning tree protocol off NetworkManager's bridge, whose only
-// port it would keep silent for 30 s; and stops the uplink's siblings in one subnet
-// from answering ARP for it, which would draw the lane's downloads to the wrong card.
-func (b *builder) forwarding(l Lane, outer string, u *Uplink) {
-	b.sysctls[ipv4Conf(outer, "forwarding")] = "1"
-	if b.in.Host.IPv6 {
-		b.sysctls["net/ipv6/conf/"+outer+"/disable_ipv6"] = "1"
-	}
-	if l.External {
-		b.sysctls[stpKey(outer)] = "0"
-	}
-	for _, p := range l.Allow {
-		if dev := b.mainRoute(p); dev != "" {
-			b.sysctls[ipv4Conf(dev, "forwarding")] = "1"
-		}
-	}
-	if u == nil {
-		return
-	}
-	b.sysctls[ipv4Conf(u.Interface, "forwarding")] = "1"
-	for _, name := range b.exit(u).siblings {
-		b.sysctls[ipv4Conf(name, "arp_ignore")] = "1"
-		b.sysctls[ipv4Conf(name, "arp_announce")] = "2"
-	}
-}
-
-func ipv4Conf(link, name string) string { return "net/ipv4/conf/" + link + "/" + name }
 
 // siblings returns the other interfaces that have an address in one of u's
 // on-link prefixes.
@@ -333,16 +309,4 @@ func (b *builder) mainRoute(p netip.Prefix) string {
 		}
 	}
 	return dev
-}
-
-// restore wants back what was there before for every switch that no lane needs.
-func (b *builder) restore() {
-	for k, v := range b.in.Saved {
-		if _, needed := b.sysctls[k]; needed {
-			continue
-		}
-		if _, exists := b.in.Host.Links[(Sysctl{Key: k}).Link()]; exists {
-			b.sysctls[k] = v
-		}
-	}
 }

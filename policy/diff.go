@@ -22,8 +22,9 @@ func Diff(have, want State) []Op {
 		wanted[w.key()] = w
 	}
 
-	// A link goes first, before the chain that drops its packets changes, and
-	// takes with it what depends on it, though both states may have that.
+	// A link goes first, before what drops its packets changes, and takes with it
+	// what depends on it, though both states may have that. A table that is made
+	// anew takes its elements with it, in the same transaction.
 	var ops []Op
 	var rest []Object                          // goes last
 	from := make(map[key]Object)               // is replaced
@@ -31,6 +32,9 @@ func Diff(have, want State) []Op {
 	for _, h := range slices.Backward(extra) { // the veth before its bridge
 		if w, ok := wanted[h.key()]; ok && inPlace(h, w, have, want) {
 			from[h.key()] = h
+			if _, anew := w.(Table); anew {
+				gone[h.key()] = true
+			}
 		} else if isLink(h) {
 			ops = append(ops, Op{Verb: Remove, Object: h})
 			markGone(gone, h)
@@ -49,18 +53,32 @@ func Diff(have, want State) []Op {
 		}
 	}
 
+	// What opens goes first where it would open something else in a moment: what another lane could do by a
+	// link's name, for a link that is made anew, and answers by a lane's table, whose routes may change.
+	fresh := freshLinks(missing, from)
+	rest = slices.DeleteFunc(rest, func(o Object) bool {
+		opens := false
+		switch o := o.(type) {
+		case Element:
+			opens = !gone[Table{}.key()] && (o.Set == Forward || o.Set == Allowed) && (fresh[o.In] || fresh[o.Out])
+		case Rule:
+			opens = o.Priority == answersPriority+1 && o.Action == Lookup
+		}
+		if opens {
+			ops = append(ops, Op{Verb: Remove, Object: o})
+		}
+		return opens
+	})
+
 	sortObjects(missing)
 	for _, w := range missing {
-		h, ok := from[w.key()]
-		if ok {
+		if h, ok := from[w.key()]; ok {
 			ops = append(ops, Op{Verb: Replace, Object: w, Have: h})
 		} else {
 			ops = append(ops, Op{Verb: Add, Object: w})
 		}
-		if c, isChain := w.(Chain); isChain && c.Table == "nat" {
-			ops = append(ops, flushes(have, h, c)...)
-		}
 	}
+	ops = insertFlushes(ops, have, want)
 
 	for _, o := range rest {
 		markGone(gone, o)
@@ -71,7 +89,31 @@ func Diff(have, want State) []Op {
 			ops = append(ops, Op{Verb: Remove, Object: o})
 		}
 	}
+	for i := range ops {
+		ops[i].Lane = want[ops[i].Object]
+		if _, wanted := want[ops[i].Object]; !wanted {
+			ops[i].Lane = have[ops[i].Object]
+		}
+	}
 	return ops
+}
+
+// freshLinks are those that are made, or become another lane's or another veth's.
+func freshLinks(missing []Object, from map[key]Object) map[string]bool {
+	fresh := map[string]bool{}
+	for _, w := range missing {
+		switch w := w.(type) {
+		case Bridge:
+			if h, ok := from[w.key()].(Bridge); !ok || h.Lane != w.Lane {
+				fresh[w.Name] = true
+			}
+		case Veth:
+			if h, ok := from[w.key()].(Veth); !ok || h.Lane != w.Lane || h.Bridge != w.Bridge {
+				fresh[w.Name], fresh[w.outer()] = true, true
+			}
+		}
+	}
+	return fresh
 }
 
 // compare returns what of want is not in have, and the other way round.
@@ -108,8 +150,8 @@ func inPlace(h, w Object, have, want State) bool {
 }
 
 // moves tells whether a veth can go from one bridge to another as it is. It is
-// safe only when the chain that drops by interface, which is there before, knows
-// both: the chain can't change at the same moment. And it must not have been the
+// safe only when what drops by interface, which is there before, knows
+// both: it can't change at the same moment. And it must not have been the
 // lane's interface itself, with switches that would stay on it.
 func moves(from, to Veth, have, want State) bool {
 	if !want.drops(from.outer()) || !want.drops(to.outer()) {
@@ -123,12 +165,31 @@ func moves(from, to Veth, have, want State) bool {
 	return true
 }
 
+// drops tells whether all that a link brings and takes is dropped unless it is let through.
+func (s State) drops(link string) bool {
+	in, out := false, false
+	for o := range s {
+		switch o := o.(type) {
+		case Element:
+			if o.Set == LaneLinks && o.In == link {
+				return true
+			}
+		case ChainRule:
+			if o.Chain == chainOf("filter", "FORWARD").Name && o.Target == TargetDrop {
+				in = in || o.XTRule == XTRule{In: link, Target: TargetDrop}
+				out = out || o.XTRule == XTRule{Out: link, Target: TargetDrop}
+			}
+		}
+	}
+	return in && out
+}
+
 func isLink(o Object) bool { return o.key().kind == kindBridge }
 
 // markGone notes what the kernel takes away with o.
 func markGone(gone map[key]bool, o Object) {
 	switch o := o.(type) {
-	case Netns, Bridge:
+	case Netns, Bridge, Table, Chain:
 		gone[o.key()] = true
 	case Veth:
 		gone[o.key()] = true
@@ -143,41 +204,84 @@ func dependsOnAny(o Object, gone map[key]bool) bool {
 	return ok && slices.ContainsFunc(d.dependsOn(), func(k key) bool { return gone[k] })
 }
 
-// flushes returns a Flush for every subnet that was in use while the nat chain
-// was missing or translated it otherwise. They follow the chain at once: were
+// insertFlushes puts a Flush for every subnet that was in use while its translation was
+// missing or another right behind what translates it. They follow at once: were
 // they at the plan's end, a failure between would lose them, as the next plan
-// finds the chain in order. Until the routes follow, the forward chain lets
+// finds the translation in order. Until the routes follow, the filter lets
 // nothing new pass by the old uplink.
-func flushes(have State, from Object, to Chain) []Op {
-	before := map[string]string{}
-	if c, ok := from.(Chain); ok && c.Jumped {
-		before = translations(c)
-	}
-	after := translations(to)
+func insertFlushes(ops []Op, have, want State) []Op {
+	before, after := have.translated(), want.translated()
 	var subnets []netip.Prefix
 	for o := range have {
-		if a, ok := o.(Addr); ok {
-			subnet := a.Prefix.Masked()
-			if rules := after[subnet.String()]; rules != "" && rules != before[subnet.String()] {
-				subnets = append(subnets, subnet)
+		a, ok := o.(Addr)
+		if !ok || a.Netns == "" {
+			continue
+		}
+		subnet := a.Prefix.Masked()
+		if by := after[subnet]; by != "" && by != before[subnet] {
+			subnets = append(subnets, subnet)
+		}
+	}
+	if len(subnets) == 0 {
+		return ops
+	}
+	last := 0
+	for i, op := range ops {
+		switch o := op.Object.(type) {
+		case Table, Chain, ChainRule:
+			last = i + 1
+		case Element:
+			if o.Set == Masquerade || o.Set == Allowed {
+				last = i + 1
 			}
 		}
 	}
 	slices.SortFunc(subnets, netip.Prefix.Compare)
-	var ops []Op
+	var flushes []Op
 	for _, s := range slices.Compact(subnets) {
-		ops = append(ops, Op{Verb: Flush, Object: Conntrack{s}})
+		flushes = append(flushes, Op{Verb: Flush, Object: Conntrack{Subnet: s}})
 	}
-	return ops
+	return slices.Insert(ops, last, flushes...)
 }
 
-// translations returns the rules of a nat chain by the subnet they begin with.
-func translations(c Chain) map[string]string {
-	out := make(map[string]string)
-	for _, line := range c.Lines() {
-		rule, _ := strings.CutPrefix(line, "-s ")
-		subnet, rule, _ := strings.Cut(rule, " ")
-		out[subnet] += rule + "\n"
+// translated says how each lane's subnet is translated, by what translates it.
+func (s State) translated() map[netip.Prefix]string {
+	how := map[string][]string{} // by the lane's interface, or the subnet
+	sound := false
+	jumped := map[string]bool{}
+	for o := range s {
+		switch o := o.(type) {
+		case Table:
+			sound = o.Sound
+		case Chain:
+			jumped[o.Table] = o.Jumped
+		case Element:
+			if o.Set == Masquerade || o.Set == Allowed {
+				how[o.In] = append(how[o.In], o.Out+" "+o.Net.String())
+			}
+		case ChainRule:
+			if o.Target == TargetMasquerade {
+				how[o.Source.String()] = append(how[o.Source.String()], o.Out+" "+o.Dest.String())
+			}
+		}
+	}
+	out := map[netip.Prefix]string{}
+	for o := range s {
+		r, ok := o.(Route)
+		if !ok || r.Netns != "" || r.Type != Unicast || r.Via.IsValid() {
+			continue
+		}
+		var by []string
+		if sound {
+			by = append(by, how[r.Dev]...)
+		}
+		if jumped["nat"] {
+			by = append(by, how[r.Dst.String()]...)
+		}
+		if len(by) > 0 {
+			slices.Sort(by)
+			out[r.Dst] = strings.Join(by, ", ")
+		}
 	}
 	return out
 }

@@ -59,9 +59,9 @@ func (r *HostRoute) managed(iface string) bool {
 	return r.Dev == iface && r.Dst.Bits() == 0 && r.Dst.Addr().Is4() && byManager(r.Protocol)
 }
 
-// Leaves tells whether the kernel has an IPv4 default route of NetworkManager's by
+// leaves tells whether the kernel has an IPv4 default route of NetworkManager's by
 // an interface.
-func (h *Host) Leaves(iface string) bool {
+func (h *Host) leaves(iface string) bool {
 	return slices.ContainsFunc(h.Routes, func(r HostRoute) bool { return r.managed(iface) })
 }
 

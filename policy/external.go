@@ -3,16 +3,17 @@ package policy
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 )
 
-// TakeOver finds the bridges of ours that NetworkManager has taken over, by
-// activating a lane's profile on a bridge that the lane had made for itself, and
-// makes have and h say that they are NetworkManager's. It returns the operations
+// takeOver finds the bridges of ours that NetworkManager has taken over, by
+// activating a lane's profile on a bridge that the lane had made for itself. It returns
+// a state and a host in which they are NetworkManager's, and the operations
 // that make that true. (A bridge that is not taken over yet is just removed:
 // NetworkManager then makes its own.)
-func TakeOver(have State, h *Host, lanes []Lane, held map[string]string) []Op {
+func takeOver(have State, h *Host, lanes []Lane, held map[string]string) (State, *Host, []Op) {
 	taken := map[string]bool{}
 	for _, l := range lanes {
 		if l.External && held[l.Name] == "" {
@@ -20,47 +21,62 @@ func TakeOver(have State, h *Host, lanes []Lane, held map[string]string) []Op {
 		}
 	}
 	var ops []Op
-	for o := range have {
+	for o, lane := range have {
 		if b, ok := o.(Bridge); ok && taken[b.Name] {
-			delete(have, o)
-			h.Links[b.Name] = HostLink{MTU: b.MTU, Running: b.Up, Bridge: true}
-			ops = append(ops, Op{Verb: Release, Object: b})
+			ops = append(ops, Op{Verb: Release, Object: b, Lane: lane})
 		}
 	}
-	var addrs []netip.Prefix
+	if len(ops) == 0 {
+		return have, h, nil
+	}
+	have, h = maps.Clone(have), h.clone()
 	for _, op := range ops {
-		name := op.Object.(Bridge).Name
-		addrs = addrs[:0:0]
+		b := op.Object.(Bridge)
+		delete(have, b)
+		link := HostLink{MTU: b.MTU, Running: b.Up, Bridge: true}
 		for o := range have {
-			if a, ok := o.(Addr); ok && a.Netns == "" && a.Link == name {
+			if a, ok := o.(Addr); ok && a.Netns == "" && a.Link == b.Name {
 				delete(have, o)
-				addrs = append(addrs, a.Prefix)
+				link.Addrs = append(link.Addrs, a.Prefix)
 			}
 		}
-		slices.SortFunc(addrs, netip.Prefix.Compare)
-		link := h.Links[name]
-		link.Addrs = addrs
-		h.Links[name] = link
+		slices.SortFunc(link.Addrs, netip.Prefix.Compare)
+		h.Links[b.Name] = link
 	}
 	slices.SortFunc(ops, func(a, b Op) int { return compareKeys(a.Object.key(), b.Object.key()) })
-	return ops
+	return have, h, ops
 }
 
-// TakeBack finds the bridges that NetworkManager had taken over and that no profile
-// has any more, and makes have and h say that they are ours.
-func TakeBack(have State, h *Host, profiles []Profile) {
+// takeBack finds the bridges that NetworkManager had taken over and that no profile
+// has any more, and returns a state and a host in which they are ours.
+func takeBack(have State, h *Host, profiles []ProfileLane) (State, *Host) {
 	back := map[string]bool{}
 	for name, link := range h.Links {
-		if link.Made && !slices.ContainsFunc(profiles, func(p Profile) bool { return p.Interface == name && !p.Leaving }) {
-			delete(h.Links, name)
+		if link.Made && !slices.ContainsFunc(profiles, func(p ProfileLane) bool { return p.Interface == name && !p.Leaving }) {
 			back[name] = true
-			have.Add(Bridge{Name: name, MTU: link.MTU, Up: link.Running})
-			for _, a := range link.Addrs {
-				have.Add(Addr{Link: name, Prefix: a})
-			}
+		}
+	}
+	if len(back) == 0 {
+		return have, h
+	}
+	have, h = maps.Clone(have), h.clone()
+	for name := range back {
+		link := h.Links[name]
+		delete(h.Links, name)
+		have.Add("", Bridge{Name: name, MTU: link.MTU, Up: link.Running})
+		for _, a := range link.Addrs {
+			have.Add("", Addr{Link: name, Prefix: a})
 		}
 	}
 	h.Routes = slices.DeleteFunc(h.Routes, func(r HostRoute) bool { return back[r.Dev] })
+	return have, h
+}
+
+// clone is a copy whose links and routes may be changed.
+func (h *Host) clone() *Host {
+	c := *h
+	c.Links, c.Routes = maps.Clone(h.Links), slices.Clone(h.Routes)
+	return &c
 }
 
 // address is what an external lane's bridge has, or as long as it has none, what
@@ -123,13 +139,17 @@ func (b *builder) unready(l *Lane) string {
 	return ""
 }
 
-// unaddressed says that an external lane's bridge lacks the address that its profile has.
-func (b *builder) unaddressed(l *Lane, gateway netip.Prefix) string {
+// addressed adds that an external lane's bridge lacks the address that its profile has.
+func (b *builder) addressed(st *LaneStatus, gateway netip.Prefix) {
+	l := &st.Lane
 	if !l.External || slices.Contains(b.in.Host.Links[l.Bridge].Addrs, gateway) {
-		return ""
+		return
 	}
-	return fmt.Sprintf("bridge %s does not have its address %v: nmcli device reapply %s", l.Bridge, gateway, l.Bridge)
+	st.add(Condition{
+		Type: AboutBridge, Reason: "NoAddress", Effect: Degraded,
+		Message: fmt.Sprintf("bridge %s does not have its address %v", l.Bridge, gateway), Hint: "nmcli device reapply " + l.Bridge,
+	})
 }
 
 // held says why a lane keeps no more than its namespace for now; empty: nothing does.
-func (b *builder) held(l *Lane) string { return cmp.Or(b.in.Held[l.Name], b.unready(l)) }
+func (b *builder) held(l *Lane) string { return cmp.Or(b.sources.Held[l.Name], b.unready(l)) }

@@ -2,9 +2,11 @@ package policy
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"testing"
+	"time"
 )
 
 var (
@@ -37,7 +39,12 @@ func wired() Uplink {
 // hostOf is the machine whose uplinks are us, each running and with its routes
 // in the main table, as NetworkManager puts them there.
 func hostOf(us ...Uplink) *Host {
-	h := &Host{Links: map[string]HostLink{"lo": {Index: 1, MTU: 65536, Running: true, Addrs: []netip.Prefix{pfx("127.0.0.1/8")}}}, IPv6: true}
+	h := &Host{
+		Links:   map[string]HostLink{"lo": {Index: 1, MTU: 65536, Running: true, Addrs: []netip.Prefix{pfx("127.0.0.1/8")}}},
+		Rules:   kernelRules(),
+		Sysctls: map[string]string{},
+		IPv6:    true,
+	}
 	for i, u := range us {
 		h.Links[u.Interface] = HostLink{Index: i + 2, MTU: 1500, Running: true, Addrs: slices.Clone(u.Addresses)}
 		for _, r := range u.Routes {
@@ -51,6 +58,17 @@ func hostOf(us ...Uplink) *Host {
 	return h
 }
 
+// kernelRules are those that every kernel starts with.
+func kernelRules() []HostRule {
+	var out []HostRule
+	for _, f := range []Family{IPv4, IPv6} {
+		out = append(out, rule(Rule{Family: f, Table: 255}), rule(Rule{Priority: 32766, Family: f, Table: MainTable}))
+	}
+	return append(out, rule(Rule{Priority: 32767, Family: IPv4, Table: 253}))
+}
+
+func rule(r Rule) HostRule { return HostRule{Rule: r, Protocol: ProtoKernel} }
+
 func lane(name string, uplinks ...string) Lane {
 	l := Lane{Name: name, IPv6: IPv6Auto, Enabled: true}
 	for _, u := range uplinks {
@@ -63,45 +81,136 @@ func lane(name string, uplinks ...string) Lane {
 	return l
 }
 
-// world is a machine with its uplinks and lanes.
+// world is a machine with its uplinks and lanes, as far as decisions go.
 type world struct {
-	lanes   []Lane
-	uplinks []Uplink
-	host    *Host
-	allocs  map[string]Allocation
-	current map[string]string
-	saved   map[string]string
-	held    map[string]string
-	meddle  func(State) // what others did to the state meanwhile
+	lanes    []Lane // those that are External are NetworkManager profiles, the others files
+	uplinks  []Uplink
+	host     *Host
+	have     State // but for switches, which are host's
+	memory   Memory
+	firewall Backend
+	problems map[Edge]string
+	held     map[string]bool // lanes whose file says up and whose profile is down
+	asked    map[string]bool
+	// value is what a switch is, and whether there is such a one; nil: all are 0.
+	value  func(key string) (string, bool)
+	now    time.Time
+	meddle func(State) // what others did to the state meanwhile
 }
+
+// dawn is when worlds begin.
+var dawn = time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 
 func newWorld(lanes ...Lane) *world {
 	us := []Uplink{wifi(), wired()}
-	return &world{lanes: lanes, uplinks: us, host: hostOf(us...)}
+	return &world{lanes: lanes, uplinks: us, host: hostOf(us...), firewall: Nftables, now: dawn}
 }
 
-// build allocates and builds, and remembers what a daemon would.
-func (w *world) build() (State, []LaneStatus) {
-	var up, idle []Lane
+// input is what a daemon would see of the world.
+func (w *world) input() Input {
+	in := Input{
+		Now: w.now, NM: Snapshot{Uplinks: w.uplinks, Known: true, Running: true},
+		Have: maps.Clone(w.have), Host: w.host, Asked: w.asked, Memory: w.memory, Firewall: w.firewall, Problems: w.problems,
+	}
+	if in.Have == nil {
+		in.Have = State{}
+	}
+	for k, v := range w.host.Sysctls {
+		in.Have.Add("", Sysctl{k, v})
+	}
 	for _, l := range w.lanes {
-		if w.held[l.Name] == "" {
-			up = append(up, l)
-		} else {
-			idle = append(idle, l)
+		held := w.held[l.Name]
+		if !l.External || held {
+			file := l
+			file.External, file.Gateway = false, netip.Addr{}
+			in.Files.Lanes = append(in.Files.Lanes, FileLane{file, "/etc/uplane/lanes.d/" + l.Name + ".toml"})
+		}
+		if l.External || held {
+			p := Profile{UUID: l.Name, Name: l.Name, Interface: l.Bridge, Lane: l.Name, Method: "manual", Active: !held}
+			if p.Interface == "" {
+				p.Interface = shorten(bridgePrefix, l.Name, 0)
+			}
+			if l.Gateway.IsValid() {
+				p.Address = netip.PrefixFrom(l.Gateway, l.Subnet.Bits())
+			}
+			in.NM.Profiles = append(in.NM.Profiles, ProfileLane{Profile: p, Made: l})
 		}
 	}
-	allocs, clashes := Allocate(up, idle, w.allocs, w.host)
-	w.allocs = allocs
-	s, statuses := Build(Input{Lanes: w.lanes, Uplinks: w.uplinks, Host: w.host, Allocs: allocs, Clashes: clashes, Current: w.current, Saved: w.saved, Held: w.held})
-	w.current = make(map[string]string)
-	for _, st := range statuses {
-		if st.Uplink != nil {
-			w.current[st.Lane.Name] = st.Uplink.Interface
-		}
-	}
-	return s, statuses
+	return in
 }
 
+// decide decides as a daemon does: when a decision needs the value of a switch, it looks
+// at it and decides again.
+func (w *world) decide() Decision {
+	for range 4 {
+		d := Decide(w.input())
+		if len(d.Unknown) == 0 {
+			w.memory = d.Memory
+			return d
+		}
+		if w.asked == nil {
+			w.asked = map[string]bool{}
+		}
+		for _, key := range d.Unknown {
+			w.asked[key] = true
+			v, exists := "0", true
+			if w.value != nil {
+				v, exists = w.value(key)
+			}
+			if _, known := w.host.Sysctls[key]; exists && !known {
+				w.host.Sysctls[key] = v
+			}
+		}
+	}
+	panic("always another switch is unknown")
+}
+
+// build decides, and returns the state that is wanted.
+func (w *world) build() (State, []LaneStatus) {
+	d := w.decide()
+	return d.Want, d.Lanes
+}
+
+// settle makes what is wanted so.
+func (w *world) settle() Decision {
+	d := w.decide()
+	w.adopt(d.Want)
+	return d
+}
+
+// adopt makes want what there is.
+func (w *world) adopt(want State) {
+	w.have = State{}
+	w.host.Rules = slices.DeleteFunc(w.host.Rules, func(r HostRule) bool { return r.Ours() })
+	for _, op := range Diff(nil, want) {
+		switch o := op.Object.(type) {
+		case Sysctl:
+			w.host.Sysctls[o.Key] = o.Value
+			continue
+		case Rule:
+			w.host.Rules = insertRule(w.host.Rules, HostRule{Rule: o, Protocol: Protocol})
+		}
+		w.have[op.Object] = op.Lane
+	}
+}
+
+// rehost gives the host the uplinks' present addresses and routes.
+func (w *world) rehost() {
+	old := w.host
+	w.host = hostOf(w.uplinks...)
+	w.host.Rules, w.host.Sysctls = old.Rules, old.Sysctls
+}
+
+// insertRule puts a rule where the kernel does: behind all of its priority.
+func insertRule(rules []HostRule, r HostRule) []HostRule {
+	i := 0
+	for i < len(rules) && rules[i].Priority <= r.Priority {
+		i++
+	}
+	return slices.Insert(slices.Clip(rules), i, r)
+}
+
+// status is that of the only lane.
 func (w *world) status(t testing.TB) LaneStatus {
 	t.Helper()
 	_, st := w.build()
@@ -111,4 +220,23 @@ func (w *world) status(t testing.TB) LaneStatus {
 	return st[0]
 }
 
+// remember makes the world remember that a lane got numbers.
+func (w *world) remember(name string, a Allocation) {
+	if w.memory.Lanes == nil {
+		w.memory.Lanes = map[string]LaneMemory{}
+	}
+	l := w.memory.Lanes[name]
+	l.Allocation = a
+	w.memory.Lanes[name] = l
+}
+
 func laneN(i int) Lane { return lane(fmt.Sprintf("lane%04d", i), "type:wifi") }
+
+func newState(objects ...Object) State {
+	s := make(State)
+	s.Add("", objects...)
+	return s
+}
+
+// same tells whether two states have the same objects, whosever they are.
+func same(a, b State) bool { return len(a) == len(b) && len(minus(a, b)) == 0 }

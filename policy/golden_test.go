@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -30,7 +31,8 @@ func TestGolden(t *testing.T) {
 		lanes       []Lane
 		then        func(*world) // what changes once the lanes are up; nil: they come up
 	}{
-		{"recipe", "the hand recipe, object for object", []Lane{recipe}, nil},
+		{"recipe", "the hand recipe, with our own table", []Lane{recipe}, nil},
+		{"recipe-iptables", "the hand recipe, object for object", []Lane{recipe}, nil},
 		{"plain", "a lane with nothing but an uplink", []Lane{plain}, nil},
 		{"no-bridge", "the address goes on the veth's host end", []Lane{noBridge}, nil},
 		{"allow", "a network beside the uplink", []Lane{allow}, nil},
@@ -42,7 +44,7 @@ func TestGolden(t *testing.T) {
 		{"siblings", "both cards in one subnet: only the uplink answers ARP for itself", []Lane{plain}, func(w *world) {
 			w.uplinks[1].Addresses = []netip.Prefix{pfx("192.168.50.10/24")}
 			w.uplinks[1].Routes = []UplinkRoute{{Dst: default4, Via: ipa("192.168.50.1"), Metric: 100}}
-			w.host = hostOf(w.uplinks...)
+			w.rehost()
 		}},
 		{"waiting", "the Wi-Fi goes away, and with it what leads there; the floor stays", []Lane{plain}, func(w *world) {
 			w.uplinks[0].Phase = PhaseDown
@@ -53,7 +55,7 @@ func TestGolden(t *testing.T) {
 		{"address", "DHCP brings another network", []Lane{plain}, func(w *world) {
 			w.uplinks[0].Addresses = []netip.Prefix{pfx("172.20.0.9/16")}
 			w.uplinks[0].Routes = []UplinkRoute{{Dst: default4, Via: ipa("172.20.0.1"), Metric: 600}}
-			w.host = hostOf(w.uplinks...)
+			w.rehost()
 		}},
 		{"switch", "the Wi-Fi goes away and the lane may leave by the wired card", []Lane{either}, func(w *world) {
 			w.uplinks[0].Phase = PhaseDown
@@ -61,7 +63,7 @@ func TestGolden(t *testing.T) {
 		{"renumber", "a hotel's network takes the lane's subnet", []Lane{plain}, func(w *world) {
 			w.uplinks[0].Addresses = []netip.Prefix{pfx("10.0.0.77/16")}
 			w.uplinks[0].Routes = []UplinkRoute{{Dst: default4, Via: ipa("10.0.0.1"), Metric: 600}}
-			w.host = hostOf(w.uplinks...)
+			w.rehost()
 		}},
 		{"bridge", "the lane file now names the bridge", []Lane{plain}, func(w *world) {
 			w.lanes[0].Bridge = "br0"
@@ -69,22 +71,34 @@ func TestGolden(t *testing.T) {
 		{"subnet", "the lane file now names the subnet", []Lane{plain}, func(w *world) {
 			w.lanes = []Lane{moved}
 		}},
-		{"firewall-flushed", "somebody ran iptables -F, and -t nat -F", []Lane{plain}, func(w *world) {
+		{"firewall-flushed", "somebody ran nft flush ruleset", []Lane{plain}, func(w *world) {
+			w.meddle = func(s State) {
+				maps.DeleteFunc(s, func(o Object, _ string) bool { return part(o) == TamperedFirewall })
+			}
+		}},
+		{"firewall-flushed-iptables", "somebody ran iptables -F, and -t nat -F", []Lane{plain}, func(w *world) {
 			w.meddle = func(s State) {
 				for o := range s {
-					if c, ok := o.(Chain); ok {
+					switch o := o.(type) {
+					case Chain:
 						delete(s, o)
-						s.Add(Chain{Table: c.Table, Name: c.Name, Hook: c.Hook})
+						s.Add("", Chain{Table: o.Table, Name: o.Name, Hook: o.Hook})
+					case ChainRule:
+						delete(s, o)
 					}
 				}
 			}
+		}},
+		{"door", "Docker starts, and its FORWARD chain drops what it does not know", []Lane{plain}, func(w *world) {
+			w.host.Drops = map[string]bool{IPTables: true}
+			w.host.Forwards = true
 		}},
 		{"mtu", "the uplink's MTU is smaller now", []Lane{plain}, func(w *world) {
 			l := w.host.Links["wlp6s0"]
 			l.MTU = 1420
 			w.host.Links["wlp6s0"] = l
 		}},
-		{"links-down", "somebody set every link down, which takes their routes, and cleared the jump's place", []Lane{plain}, func(w *world) {
+		{"links-down", "somebody set every link down, which takes their routes", []Lane{plain}, func(w *world) {
 			w.meddle = func(s State) {
 				for o := range s {
 					delete(s, o)
@@ -98,15 +112,12 @@ func TestGolden(t *testing.T) {
 					case Veth:
 						x.Up, x.InnerUp = false, false
 						o = x
-					case Chain:
-						x.Jumped = false
-						o = x
 					case Route:
 						if x.Dev == "ul-steam" || x.Dev == InnerLink {
 							continue
 						}
 					}
-					s.Add(o)
+					s.Add("steam", o)
 				}
 			}
 		}},
@@ -119,7 +130,7 @@ func TestGolden(t *testing.T) {
 					case Veth:
 						delete(s, o)
 						x.Netns, x.Inner, x.InnerUp = "", "", false
-						s.Add(x)
+						s.Add("steam", x)
 					case Addr, Route:
 						if inNetns(o) != "" {
 							delete(s, o)
@@ -130,25 +141,33 @@ func TestGolden(t *testing.T) {
 		}},
 		{"one-of-two-down", "one of two lanes goes", []Lane{plain, other}, func(w *world) {
 			w.lanes = w.lanes[1:]
-			w.saved = map[string]string{"net/ipv4/conf/wlp6s0/forwarding": "0", "net/ipv4/conf/enp7s0/forwarding": "1"}
 		}},
 		{"down", "the lane goes; saved switches come back", []Lane{recipe}, func(w *world) {
 			w.lanes = nil
-			w.saved = map[string]string{"net/ipv4/conf/wlp6s0/forwarding": "0"}
+		}},
+		{"down-iptables", "the lane goes; saved switches come back", []Lane{recipe}, func(w *world) {
+			w.lanes = nil
+		}},
+		{"drained", "the last connection of a lane that has gone is over", []Lane{plain}, func(w *world) {
+			w.lanes = nil
+			w.settle()
+			w.host.Tracked = map[netip.Prefix]bool{pfx("10.0.1.0/24"): false}
 		}},
 	} {
 		t.Run(scene.name, func(t *testing.T) {
 			w := newWorld(scene.lanes...)
-			var have State
+			if strings.HasSuffix(scene.name, "-iptables") {
+				w.firewall = IPTablesChains
+			}
 			if scene.then != nil {
-				have, _ = w.build()
+				w.settle()
 				scene.then(w)
 			}
-			want, statuses := w.build()
 			if w.meddle != nil {
-				w.meddle(have)
+				w.meddle(w.have)
 			}
-			golden(t, scene.name, w.header(scene.about, statuses)+shell(Diff(have, want)))
+			d := w.decide()
+			golden(t, scene.name, w.header(scene.about, d.Lanes)+shell(d.Ops))
 		})
 	}
 }
@@ -157,6 +176,9 @@ func TestGolden(t *testing.T) {
 func (w *world) header(about string, statuses []LaneStatus) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "# %s\n#\n", about)
+	if w.firewall != Nftables {
+		fmt.Fprintf(&b, "# firewall = %s\n", w.firewall)
+	}
 	for _, st := range statuses {
 		l := st.Lane
 		fmt.Fprintf(&b, "# [lane %s] uplink = %q", l.Name, l.Uplink)

@@ -3,15 +3,28 @@ package policy
 import "net/netip"
 
 // Host is what else there is on the machine: everything a lane must keep clear
-// of. Nothing in it is ours.
+// of. Nothing in it is ours, but for Rules.
 type Host struct {
 	Links  map[string]HostLink
 	Routes []HostRoute
-	Rules  []HostRule
-	Netns  map[string]bool // names under /run/netns that are not ours
-	Files  map[string]bool // paths of lanes' files that others wrote
-	Switch string          // the text of its nsswitch.conf
-	IPv6   bool            // the kernel has IPv6
+	// Rules are all rules of both families in the order in which the kernel goes
+	// through them, ours included.
+	Rules []HostRule
+	Netns map[string]bool   // names under /run/netns that are not ours
+	Files map[string]string // lanes' files that others wrote, by path
+	// Switch is the text of its nsswitch.conf.
+	Switch string
+	IPv6   bool // the kernel has IPv6
+	// Forwards: net.ipv4.ip_forward is on, so somebody wants a router.
+	Forwards bool
+	// Sysctls are the present values of switches of others' links, and of ours
+	// as far as somebody asked, by [Sysctl]'s key. What does not exist is missing.
+	Sysctls map[string]string
+	// Tracked are the subnets that connection tracking still has live
+	// connections of, among those of [Memory.Draining].
+	Tracked map[netip.Prefix]bool
+	// Drops are the iptables commands whose FORWARD chain drops what it does not know.
+	Drops map[string]bool
 }
 
 // HostLink is a network interface.
@@ -43,10 +56,16 @@ const (
 	ProtoDHCP   = 16
 )
 
-// HostRule is a policy-routing rule.
+// HostRule is a policy-routing rule, whoever made it.
 type HostRule struct {
-	Priority uint32
-	From, To netip.Prefix
-	Mark     uint32
-	Table    uint32
+	Rule
+	Protocol int
+	Invert   bool   // what does not match
+	In, Out  string // interfaces; empty: any
+	// Partial: it also looks at what is not named here (a protocol, ports, a
+	// user, the type of service), so it takes only some of the packets that match.
+	Partial bool
 }
+
+// Ours tells whether r carries our tag.
+func (r *HostRule) Ours() bool { return r.Protocol == Protocol }

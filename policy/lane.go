@@ -2,15 +2,15 @@
 // D-Bus, no netlink, no process and no clock, so every branch of it is tested
 // without root.
 //
-// The way through it: a [Lane] is what the user wants, an [Uplink] what
-// NetworkManager has, [Allocate] gives automatic lanes their numbers, [Build]
-// turns all three into the desired [State], and [Diff] into the [Op]s that lead
-// there from the observed one.
+// The way through it: [Decide] takes one [Input], everything that was seen at one
+// moment, and returns a [Decision]: the desired [State], the [Op]s that lead there
+// from the observed one, how each lane is and why, and what to remember.
 package policy
 
 import (
 	"fmt"
 	"net/netip"
+	"strconv"
 	"strings"
 )
 
@@ -22,12 +22,15 @@ type Lane struct {
 	Subnet   netip.Prefix   // IPv4, masked; zero: automatic
 	Table    uint32         // zero: automatic
 	Mark     uint32         // zero: none
+	MarkMask uint32         // the bits of a mark that count; zero: all
 	Bridge   string         // name of the bridge; empty: ul-NAME
 	NoBridge bool           // the address goes on the veth's host end instead
 	DNS      []netip.Addr   // empty: the uplink's
 	Allow    []netip.Prefix // reachable beside the uplink, by the main table
-	IPv6     IPv6Mode
-	Enabled  bool
+	// AllowHost: the lane may reach the host itself.
+	AllowHost bool
+	IPv6      IPv6Mode
+	Enabled   bool
 
 	// External: Bridge is NetworkManager's, which makes and deletes it and gives it its address.
 	// What the bridge has counts; Subnet and Gateway are what its profile says, for as long as it
@@ -35,6 +38,30 @@ type Lane struct {
 	External bool       `json:",omitzero"`
 	Gateway  netip.Addr `json:",omitzero"`
 }
+
+// markMask is what the rule by mark looks at; the witness bit is not the user's.
+func (l *Lane) markMask() uint32 {
+	if l.MarkMask == 0 {
+		return ^uint32(Witness)
+	}
+	return l.MarkMask &^ Witness
+}
+
+// markText is the mark as a lane file has it.
+func (l *Lane) markText() string {
+	if l.MarkMask == 0 {
+		return strconv.FormatUint(uint64(l.Mark), 10)
+	}
+	return fmt.Sprintf("%#x/%#x", l.Mark, l.MarkMask)
+}
+
+// SharesMark tells whether the mark of one packet can be both l's and o's.
+func (l *Lane) SharesMark(o *Lane) bool {
+	return l.Mark != 0 && o.Mark != 0 && sameMark(l.Mark, l.markMask(), o.Mark, o.markMask())
+}
+
+// sameMark tells whether a packet's mark can match two marks, each in the bits of its mask.
+func sameMark(mark1, mask1, mark2, mask2 uint32) bool { return (mark1^mark2)&mask1&mask2 == 0 }
 
 // IPv6Mode says what a lane does with IPv6.
 type IPv6Mode string
@@ -95,8 +122,12 @@ const (
 )
 
 // CheckTable returns an error unless a lane may use routing table n: 0 means
-// "unspecified" to the kernel and 253 to 255 are default, main and local.
+// "unspecified" to the kernel, 253 to 255 are default, main and local, and one is
+// ours for all lanes together.
 func CheckTable(n uint32) error {
+	if n == LanesTable {
+		return fmt.Errorf("invalid table %d: Uplane keeps the subnets of all lanes in it; use another", n)
+	}
 	if n == 0 || (n >= 253 && n <= 255) {
 		return fmt.Errorf("invalid table %d: use 1 to 4294967295 except 253-255 (default, main, local)", n)
 	}

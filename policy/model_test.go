@@ -3,7 +3,6 @@ package policy
 import (
 	"fmt"
 	"maps"
-	"net/netip"
 	"slices"
 	"strings"
 )
@@ -11,14 +10,18 @@ import (
 // model is a kernel that holds lanes: it refuses what the real one refuses and
 // takes away what the real one takes away, so a plan in a wrong order fails.
 type model struct {
-	objects map[key]Object
-	links   map[string]bool // others': uplinks and whatever else there is
-	shared  map[string]bool // of all links, those that a lane's veth does not belong into
-	routes  map[key]bool    // others'
+	objects  map[key]Object // ours
+	lanes    map[key]string // whose they are
+	rules    []HostRule     // everybody's, in their order
+	switches map[string]string
+	links    map[string]bool // others': uplinks and whatever else there is
+	shared   map[string]bool // of all links, those that a lane's veth does not belong into
+	routes   map[key]bool    // others'
+	forwards bool            // ip_forward
 }
 
 func newModel(h *Host) *model {
-	m := &model{objects: map[key]Object{}}
+	m := &model{objects: map[key]Object{}, lanes: map[key]string{}, rules: kernelRules(), switches: map[string]string{}}
 	m.host(h)
 	return m
 }
@@ -46,27 +49,43 @@ func (m *model) host(h *Host) {
 	}
 }
 
-func (m *model) clone() *model {
-	return &model{maps.Clone(m.objects), m.links, m.shared, m.routes}
-}
-
+// state is what there is, but for switches.
 func (m *model) state() State {
 	s := make(State, len(m.objects))
-	for _, o := range m.objects {
-		s.Add(o)
+	for k, o := range m.objects {
+		s[o] = m.lanes[k]
 	}
 	return s
 }
 
-// observe is the state, with all the switches that somebody asks for.
-func (m *model) observe(want State) State {
-	s := m.state()
-	for o := range want {
-		if y, ok := o.(Sysctl); ok && m.hasLink("", y.Link()) && m.objects[y.key()] == nil {
-			s.Add(Sysctl{y.Key, "0"})
-		}
+// sorted is what there is in an order that is always the same.
+func (m *model) sorted() []Object {
+	all := slices.Collect(maps.Values(m.objects))
+	sortObjects(all)
+	return all
+}
+
+// route makes the host a router, or not.
+func (m *model) route(on bool) {
+	if on == m.forwards {
+		return
 	}
-	return s
+	m.forwards = on // which sets all interfaces' switches
+	maps.DeleteFunc(m.switches, func(key, _ string) bool { return (Sysctl{Key: key}).isForwarding() })
+}
+
+// value is a switch's, and whether there is such a one.
+func (m *model) value(key string) (string, bool) {
+	if !m.hasLink("", (Sysctl{Key: key}).Link()) {
+		return "", false
+	}
+	if v, ok := m.switches[key]; ok {
+		return v, true
+	}
+	if m.forwards && (Sysctl{Key: key}).isForwarding() {
+		return "1", true
+	}
+	return "0", true
 }
 
 func (m *model) hasLink(netns, name string) bool {
@@ -90,8 +109,8 @@ func (m *model) inner(netns, name string) Object {
 func (m *model) apply(op Op) error {
 	k := op.Object.key()
 	have := m.objects[k]
-	if s, ok := op.Object.(Sysctl); ok && have == nil && m.hasLink("", s.Link()) && op.Verb == Replace {
-		have = Sysctl{s.Key, "0"}
+	if s, ok := op.Object.(Sysctl); ok {
+		return m.set(op, s)
 	}
 	switch op.Verb {
 	case Add:
@@ -108,12 +127,12 @@ func (m *model) apply(op Op) error {
 		if !inPlaceInKernel(have, op.Object) {
 			return fmt.Errorf("%s: can't be in place of %v", op, have)
 		}
+		if _, ok := have.(Table); ok {
+			m.remove(have)
+		}
 	case Remove:
 		if have != op.Object {
 			return fmt.Errorf("%s: is %v, not %v", op, have, op.Object)
-		}
-		if _, ok := have.(Sysctl); ok {
-			return fmt.Errorf("%s: a sysctl can't be removed", op)
 		}
 		m.remove(have)
 		return nil
@@ -129,12 +148,41 @@ func (m *model) apply(op Op) error {
 			return fmt.Errorf("%s: flushes nothing", op)
 		}
 		return nil
+	case Destroy:
+		if s, ok := op.Object.(Sockets); !ok || m.objects[netnsKey(s.Netns)] == nil {
+			return fmt.Errorf("%s: no such namespace", op)
+		}
+		return nil
 	}
 	if err := m.accepts(op.Object); err != nil {
 		return fmt.Errorf("%s: %w", op, err)
 	}
-	m.objects[k] = op.Object
+	m.put(op.Lane, op.Object)
 	return nil
+}
+
+// set is apply for a switch, which is there as soon as its link is.
+func (m *model) set(op Op, s Sysctl) error {
+	v, ok := m.value(s.Key)
+	have, _ := op.Have.(Sysctl)
+	switch {
+	case !ok:
+		return fmt.Errorf("%s: no link", op)
+	case op.Verb == Remove:
+		return fmt.Errorf("%s: a switch can't be removed", op)
+	case op.Verb == Replace && have.Value != v:
+		return fmt.Errorf("%s: is %s, not %s", op, v, have.Value)
+	}
+	m.switches[s.Key] = s.Value
+	return nil
+}
+
+// put puts an object of ours where it belongs, whatever was there.
+func (m *model) put(lane string, o Object) {
+	if r, ok := o.(Rule); ok && m.objects[o.key()] == nil {
+		m.rules = insertRule(m.rules, HostRule{Rule: r, Protocol: Protocol})
+	}
+	m.objects[o.key()], m.lanes[o.key()] = o, lane
 }
 
 func inPlaceInKernel(have, want Object) bool {
@@ -144,6 +192,8 @@ func inPlaceInKernel(have, want Object) bool {
 		return ok && h.Netns == w.Netns && h.Inner == w.Inner
 	case Addr, Rule:
 		return false
+	case Element, Door: // one transaction; one command after the other
+		return true
 	}
 	return fmt.Sprintf("%T", have) == fmt.Sprintf("%T", want)
 }
@@ -177,19 +227,48 @@ func (m *model) accepts(o Object) error {
 		if !m.hasLink(o.Netns, o.Link) {
 			return fmt.Errorf("no link")
 		}
-	case Sysctl:
-		if !m.hasLink("", o.Link()) {
-			return fmt.Errorf("no link")
+	case Element:
+		if m.objects[Table{}.key()] == nil {
+			return fmt.Errorf("no table")
+		}
+		if other := m.overlapping(o); other != nil {
+			return fmt.Errorf("conflicts with %v", other)
+		}
+	case ChainRule:
+		switch {
+		case m.objects[Chain{Table: o.Table, Name: o.Chain}.key()] == nil:
+			return fmt.Errorf("no chain")
+		case o.N > 1 && m.objects[ChainRule{Table: o.Table, Chain: o.Chain, N: o.N - 1}.key()] == nil:
+			return fmt.Errorf("no rule before it")
+		}
+	case Rule:
+		if o.Action == Goto && o.Goto <= o.Priority {
+			return fmt.Errorf("goes back")
 		}
 	case Route:
 		switch {
 		case m.routes[o.key()]:
 			return fmt.Errorf("a foreign route is there")
+		case o.Netns != "" && m.objects[netnsKey(o.Netns)] == nil:
+			return fmt.Errorf("no namespace")
 		case o.Type != Unicast:
 		case !m.hasLink(o.Netns, o.Dev):
 			return fmt.Errorf("no link")
 		case o.Via.IsValid() && !o.OnLink && !m.reaches(o):
 			return fmt.Errorf("nexthop has invalid gateway")
+		}
+	}
+	return nil
+}
+
+// overlapping returns the element of an interval set that a new one can't be beside.
+func (m *model) overlapping(e Element) Object {
+	if !Sets[e.Set].Interval {
+		return nil
+	}
+	for k, o := range m.objects {
+		if x, ok := o.(Element); ok && k != e.key() && x.Set == e.Set && x.In == e.In && x.Out == e.Out && x.Net.Overlaps(e.Net) {
+			return x
 		}
 	}
 	return nil
@@ -217,6 +296,12 @@ func (m *model) reaches(r Route) bool {
 func (m *model) remove(o Object) {
 	delete(m.objects, o.key())
 	switch o := o.(type) {
+	case Rule:
+		m.rules = slices.DeleteFunc(slices.Clone(m.rules), func(r HostRule) bool { return r.Ours() && r.Rule == o })
+	case Table:
+		m.drop(func(o Object) bool { _, ok := o.(Element); return !ok })
+	case Chain:
+		m.drop(func(x Object) bool { r, ok := x.(ChainRule); return !ok || r.Table != o.Table || r.Chain != o.Name })
 	case Netns:
 		m.forgetNetns(o.Name)
 	case Bridge:
@@ -280,14 +365,12 @@ func (m *model) dropRoutes(netns, link string) {
 func (m *model) dropLink(netns, link string) {
 	m.dropRoutes(netns, link)
 	m.drop(func(o Object) bool {
-		switch o := o.(type) {
-		case Addr:
-			return o.Netns != netns || o.Link != link
-		case Sysctl:
-			return netns != "" || o.Link() != link
-		}
-		return true
+		a, ok := o.(Addr)
+		return !ok || a.Netns != netns || a.Link != link
 	})
+	if netns == "" {
+		maps.DeleteFunc(m.switches, func(key, _ string) bool { return (Sysctl{Key: key}).Link() == link })
+	}
 }
 
 // foreign says what of others' op would touch.
@@ -310,10 +393,6 @@ func (m *model) foreign(op Op) error {
 		if o.Netns == "" && o.Table == MainTable || m.routes[o.key()] {
 			return bad("the route")
 		}
-	case Rule:
-		if o.Priority < AllowPriority || o.Priority > MarkPriority {
-			return bad("the rule")
-		}
 	case Chain:
 		if !strings.HasPrefix(o.Name, ChainPrefix) {
 			return bad("the chain")
@@ -324,52 +403,6 @@ func (m *model) foreign(op Op) error {
 		}
 	}
 	return nil
-}
-
-// open says where a packet of a lane could pass another way than the lane's:
-// for every veth there are the rules that drop what comes from or goes to it,
-// and for every address in its namespace, of which at least one of subnets'
-// has to be ready, the rule that leads to a table with a floor.
-func (m *model) open(subnets map[string][]netip.Prefix) error {
-	for _, o := range m.objects {
-		v, ok := o.(Veth)
-		if !ok {
-			continue
-		}
-		outer := v.Bridge
-		if outer == "" {
-			outer = v.Name
-		}
-		c, _ := m.objects[Chain{Table: "filter", Name: ForwardChain}.key()].(Chain)
-		for _, rule := range []string{"-i " + outer + " -j DROP", "-o " + outer + " -j DROP"} {
-			if !c.Jumped || !slices.Contains(c.Lines(), rule) {
-				return fmt.Errorf("veth %s without %q", v.Name, rule)
-			}
-		}
-		if !slices.ContainsFunc(subnets[v.Lane], m.floored) {
-			return fmt.Errorf("veth %s before the floor of any of %v", v.Name, subnets[v.Lane])
-		}
-		for _, o := range m.objects {
-			if a, ok := o.(Addr); ok && a.Netns == v.Netns && !m.floored(a.Prefix.Masked()) {
-				return fmt.Errorf("address %s in %s without floor", a.Prefix, a.Netns)
-			}
-		}
-	}
-	return nil
-}
-
-// floored tells whether packets from and to subnet meet a floor.
-func (m *model) floored(subnet netip.Prefix) bool {
-	for _, o := range m.objects {
-		if r, ok := o.(Rule); ok && r.Priority == LanePriority && r.From == subnet {
-			back := Rule{Priority: LanePriority, To: subnet, Table: r.Table}
-			floor := Route{Table: r.Table, Dst: default4, Metric: FloorMetric, Type: Unreachable}
-			if m.objects[back.key()] == Object(back) && m.objects[floor.key()] == Object(floor) {
-				return true
-			}
-		}
-	}
-	return false
 }
 
 // defaults returns the ways out of a lane's table, less the floor.

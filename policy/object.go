@@ -45,18 +45,25 @@ type key struct {
 	name   string
 	prefix netip.Prefix
 	to     netip.Prefix
-	number [3]uint32
+	family Family
+	number [5]uint32
 }
 
 // kind is an object's type. The order is the order of building: what makes the
-// lane fail closed (route, rule, chain) comes before the veth through which the
-// first packet could leave, and removal runs backwards.
+// lane fail closed (route, table, rule) comes before the veth through which the
+// first packet could leave, and removal runs backwards. What sets the witness
+// comes before the rules that want it.
 type kind int
 
 const (
 	kindFloor kind = iota
-	kindRule
+	kindTable
+	kindElement
 	kindChain
+	kindChainRule
+	kindDoor
+	kindEarlySysctl
+	kindRule
 	kindNetns
 	kindBridge
 	kindVeth
@@ -64,5 +71,6 @@ const (
 	kindAddr
 	kindOnLink
 	kindRoute
+	kindAnswer
 	kindFile
 )

@@ -32,7 +32,7 @@ func (h *Host) ports() map[string][]string {
 // shared says by what a lane's bridge is connected to more than the lane, and what
 // to do; empty: by nothing.
 func (b *builder) shared(l *Lane) string {
-	bridge := b.in.Allocs[l.Name].Bridge
+	bridge := b.allocs[l.Name].Bridge
 	link := b.in.Host.Links[bridge] // none if the bridge is ours
 	ports := b.ports[bridge]
 	switch {

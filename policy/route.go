@@ -24,6 +24,8 @@ const (
 	Unicast     RouteType = ""
 	Unreachable RouteType = "unreachable"
 	Blackhole   RouteType = "blackhole"
+	// Throw ends the look-up in this table; the rules go on.
+	Throw RouteType = "throw"
 )
 
 // Route is a route of ours, with protocol 117.
@@ -39,15 +41,17 @@ type Route struct {
 }
 
 func (r Route) key() key {
-	return key{kind: kindRoute, netns: r.Netns, prefix: r.Dst, number: [3]uint32{r.Table, r.Metric}}
+	return key{kind: kindRoute, netns: r.Netns, prefix: r.Dst, number: [5]uint32{r.Table, r.Metric}}
 }
 
 // rank tells the floor, prefixes and gateways apart for the order of building:
 // the kernel takes a gateway only when a prefix already leads to it.
 func (r Route) rank() kind {
 	switch {
-	case r.Type != Unicast:
+	case r.Type != Unicast && r.Netns == "":
 		return kindFloor
+	case r.Type != Unicast:
+		return kindRoute // its namespace is there by then
 	case !r.Via.IsValid():
 		return kindOnLink
 	}
@@ -55,8 +59,12 @@ func (r Route) rank() kind {
 }
 
 func (r Route) dependsOn() []key {
-	if r.Type != Unicast {
+	switch {
+	case r.Type == Unicast:
+	case r.Netns == "":
 		return nil
+	default:
+		return []key{netnsKey(r.Netns)}
 	}
 	return linkIn(r.Netns, r.Dev)
 }
@@ -90,8 +98,12 @@ func (r Route) String() string {
 	return b.String()
 }
 
-func (r Route) add() []string { return []string{ip(r.Netns) + " route add " + r.String()} }
-func (r Route) replace(Object) []string {
-	return []string{ip(r.Netns) + " route replace " + r.String()}
+func (r Route) add() []string {
+	return []string{FamilyOf(r.Dst.Addr()).ip(r.Netns) + " route add " + r.String()}
 }
-func (r Route) remove() []string { return []string{ip(r.Netns) + " route del " + r.String()} }
+func (r Route) replace(Object) []string {
+	return []string{FamilyOf(r.Dst.Addr()).ip(r.Netns) + " route replace " + r.String()}
+}
+func (r Route) remove() []string {
+	return []string{FamilyOf(r.Dst.Addr()).ip(r.Netns) + " route del " + r.String()}
+}

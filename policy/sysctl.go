@@ -19,7 +19,35 @@ func stpKey(bridge string) string { return "net/bridge/conf/" + bridge + "/stp_s
 // IsSTP tells whether the switch is that of a bridge's spanning tree protocol.
 func (s Sysctl) IsSTP() bool { return s.Key == stpKey(s.Link()) }
 
+// isForwarding tells whether the switch is that of IPv4 forwarding.
+func (s Sysctl) isForwarding() bool {
+	return strings.HasPrefix(s.Key, "net/ipv4/") && strings.HasSuffix(s.Key, "/forwarding")
+}
+
+// ours is the value that we set the switch to, whatever its present one.
+func (s Sysctl) ours() string {
+	switch {
+	case s.IsSTP():
+		return "0"
+	case strings.HasSuffix(s.Key, "/arp_announce"):
+		return "2"
+	}
+	return "1"
+}
+
 func (s Sysctl) key() key { return key{kind: kindSysctl, name: s.Key} }
+
+// rank: forwarding goes before what keeps strangers from using it, and reverse-path filters must
+// see the witness before a rule wants it.
+func (s Sysctl) rank() kind {
+	if s.isForwarding() && s.Value == "0" {
+		return kindFloor
+	}
+	if strings.HasSuffix(s.Key, "/src_valid_mark") {
+		return kindEarlySysctl
+	}
+	return kindSysctl
+}
 
 func (s Sysctl) dependsOn() []key { return []key{linkKey("", s.Link())} }
 

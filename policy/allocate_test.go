@@ -40,7 +40,7 @@ func TestAllocateStays(t *testing.T) {
 
 	explicit := with(lane("a", "wlp6s0"), func(l *Lane) { l.Subnet, l.Table, l.Bridge = pfx("10.0.1.0/24"), 100, "ul-m" })
 	got, clashes := Allocate([]Lane{explicit, lane("m", "wlp6s0")}, nil, have, h)
-	if m := got["m"]; m.Subnet != pfx("10.0.2.0/24") || m.Table != 101 || m.Bridge == "ul-m" || m.Veth != "ulv-m" || len(clashes) > 0 {
+	if m := got["m"]; m != have["m"] || clashes["m"] != "" || strings.Count(clashes["a"], "lane") < 3 {
 		t.Errorf("beside explicit values m got %v, %v", m, clashes)
 	}
 
@@ -62,7 +62,7 @@ func TestAllocateAround(t *testing.T) {
 	route := func(dst string, table uint32) func(*Host) {
 		return func(h *Host) { h.Routes = append(h.Routes, HostRoute{Table: table, Dst: pfx(dst), Dev: "x0"}) }
 	}
-	rule := func(r HostRule) func(*Host) { return func(h *Host) { h.Rules = append(h.Rules, r) } }
+	foreign := func(r Rule) func(*Host) { return func(h *Host) { h.Rules = append(h.Rules, rule(r)) } }
 	stays := had["steam"]
 	for name, c := range map[string]struct {
 		host func(*Host)
@@ -71,19 +71,22 @@ func TestAllocateAround(t *testing.T) {
 		"nothing":                           {func(*Host) {}, stays},
 		"a hotel's Wi-Fi":                   {address("10.0.0.77/16"), Allocation{pfx("10.1.0.0/24"), 100, "ul-steam", "ulv-steam"}},
 		"a hotel of the whole 10.0.0.0/8":   {address("10.200.0.77/8"), Allocation{pfx("172.16.0.0/24"), 100, "ul-steam", "ulv-steam"}},
-		"one address in it":                 {address("10.0.1.200/32"), Allocation{pfx("10.0.2.0/24"), 100, "ul-steam", "ulv-steam"}},
+		"one address in it":                 {address("10.0.1.200/32"), Allocation{pfx("10.1.0.0/24"), 100, "ul-steam", "ulv-steam"}},
 		"an address beside":                 {address("10.0.2.1/24"), stays},
-		"a route into it":                   {route("10.0.1.128/25", MainTable), Allocation{pfx("10.0.2.0/24"), 100, "ul-steam", "ulv-steam"}},
+		"a route into it":                   {route("10.0.1.128/25", MainTable), Allocation{pfx("10.1.0.0/24"), 100, "ul-steam", "ulv-steam"}},
 		"a VPN's lower half":                {route("0.0.0.0/1", MainTable), stays},
 		"a VPN's upper half":                {route("128.0.0.0/1", MainTable), stays},
 		"a default route":                   {route("0.0.0.0/0", MainTable), stays},
 		"an IPv6 route":                     {route("fd00::/64", MainTable), stays},
 		"another's table":                   {route("1.2.3.0/24", 100), Allocation{pfx("10.0.1.0/24"), 101, "ul-steam", "ulv-steam"}},
+		"a VPN's private space":             {route("10.0.0.0/8", MainTable), stays},
+		"a VPN's half of it":                {route("10.0.0.0/9", MainTable), stays},
+		"a route to the very subnet":        {route("10.0.1.0/24", MainTable), Allocation{pfx("10.1.0.0/24"), 100, "ul-steam", "ulv-steam"}},
 		"a route elsewhere":                 {route("1.2.3.0/24", 52), stays},
-		"another's rule by table":           {rule(HostRule{Priority: 5270, Table: 100}), Allocation{pfx("10.0.1.0/24"), 101, "ul-steam", "ulv-steam"}},
-		"another's rule from it":            {rule(HostRule{Priority: 5270, From: pfx("10.0.1.0/24"), Table: 52}), Allocation{pfx("10.0.2.0/24"), 100, "ul-steam", "ulv-steam"}},
-		"another's rule to it":              {rule(HostRule{Priority: 5270, To: pfx("10.0.1.7/32"), Table: 52}), Allocation{pfx("10.0.2.0/24"), 100, "ul-steam", "ulv-steam"}},
-		"another's rule by a mark":          {rule(HostRule{Priority: 5270, Mark: 100, Table: 52}), stays},
+		"another's rule by table":           {foreign(Rule{Priority: 5270, Table: 100}), stays},
+		"another's rule from it":            {foreign(Rule{Priority: 5270, From: pfx("10.0.1.0/24"), Table: 52}), Allocation{pfx("10.1.0.0/24"), 100, "ul-steam", "ulv-steam"}},
+		"another's rule to it":              {foreign(Rule{Priority: 5270, To: pfx("10.0.1.7/32"), Table: 52}), Allocation{pfx("10.1.0.0/24"), 100, "ul-steam", "ulv-steam"}},
+		"another's rule by a mark":          {foreign(Rule{Priority: 5270, Mark: 100, Table: 52}), stays},
 		"another's interface of our bridge": {func(h *Host) { h.Links["ul-steam"] = HostLink{} }, Allocation{pfx("10.0.1.0/24"), 100, shorten(bridgePrefix, "steam", 1), "ulv-steam"}},
 		"another's interface of our veth":   {func(h *Host) { h.Links["ulv-steam"] = HostLink{} }, Allocation{pfx("10.0.1.0/24"), 100, "ul-steam", shorten(vethPrefix, "steam", 1)}},
 	} {
@@ -106,11 +109,14 @@ func TestAllocateClash(t *testing.T) {
 	h := hostOf(wifi())
 	h.Links["docker0"] = HostLink{Addrs: []netip.Prefix{pfx("172.17.0.1/16")}}
 	h.Routes = append(h.Routes, HostRoute{Table: 200, Dst: pfx("1.2.3.0/24"), Dev: "x0"})
-	h.Rules = []HostRule{{Priority: 5270, Mark: 7, Table: 52}}
+	h.Rules = []HostRule{rule(Rule{Priority: 5270, Mark: 7, Mask: 0xff, Table: 52})}
 	explicit := func(name string, f func(*Lane)) Lane { return with(lane(name, "wlp6s0"), f) }
 	subnet := func(name, p string) Lane { return explicit(name, func(l *Lane) { l.Subnet = pfx(p) }) }
 	table := func(name string, n uint32) Lane { return explicit(name, func(l *Lane) { l.Table = n }) }
 	mark := func(name string, n uint32) Lane { return explicit(name, func(l *Lane) { l.Mark = n }) }
+	masked := func(name string, n, mask uint32) Lane {
+		return explicit(name, func(l *Lane) { l.Mark, l.MarkMask = n, mask })
+	}
 	bridge := func(name, br string) Lane { return explicit(name, func(l *Lane) { l.Bridge = br }) }
 	for name, c := range map[string]struct {
 		lanes []Lane
@@ -124,6 +130,10 @@ func TestAllocateClash(t *testing.T) {
 		"kernel's table":        {[]Lane{table("a", 254)}, map[string]string{"a": "table 254 is in use by the kernel"}},
 		"other's table":         {[]Lane{table("b", 300), table("a", 300)}, map[string]string{"b": "table 300 is in use by lane a"}},
 		"host's mark":           {[]Lane{mark("a", 7)}, map[string]string{"a": "mark 7 is in use by the ip rule with priority 5270"}},
+		"marks in other bits":   {[]Lane{masked("a", 0x100, 0xff00), masked("b", 0x300, 0xff00), mark("c", 0x264)}, nil},
+		"mark within a mask":    {[]Lane{masked("a", 0x100, 0xff00), mark("b", 0x164)}, map[string]string{"b": "mark 356 is in use by lane a"}},
+		"masks side by side":    {[]Lane{masked("a", 0x100, 0xff00), masked("b", 0x64, 0xff)}, map[string]string{"b": "mark 0x64/0xff is in use by lane a"}},
+		"host's within a mask":  {[]Lane{masked("a", 7, 0xff)}, map[string]string{"a": "mark 0x7/0xff is in use by the ip rule with priority 5270"}},
 		"other's mark":          {[]Lane{mark("b", 8), mark("a", 8)}, map[string]string{"b": "mark 8 is in use by lane a"}},
 		"host's interface":      {[]Lane{bridge("a", "docker0")}, map[string]string{"a": "bridge docker0 is in use by the host"}},
 		"other's bridge":        {[]Lane{bridge("b", "br0"), bridge("a", "br0")}, map[string]string{"b": "bridge br0 is in use by lane a"}},
@@ -234,11 +244,23 @@ func TestAllocateProperties(t *testing.T) {
 		w := newWalker(t)
 		w.drawHost()
 		w.drawLanes()
-		have, _ := Allocate(w.lanes, nil, nil, w.host)
+		have, wrong := Allocate(w.lanes, nil, nil, w.host)
+		maps.DeleteFunc(have, func(name string, _ Allocation) bool { return wrong[name] != "" })
 		w.drawHost()
 		w.drawLanes()
 		got, clashes := Allocate(w.lanes, nil, have, w.host)
-		if again, c := Allocate(w.lanes, nil, got, w.host); !maps.Equal(again, got) || !maps.Equal(c, clashes) {
+		hold := func(allocs map[string]Allocation, clashes map[string]string) map[string]Allocation { // what is remembered
+			held := maps.Clone(allocs)
+			for name := range clashes {
+				delete(held, name)
+				if old, ok := have[name]; ok {
+					held[name] = old
+				}
+			}
+			return held
+		}
+		held := hold(got, clashes)
+		if again, c := Allocate(w.lanes, nil, held, w.host); !maps.Equal(again, got) || !maps.Equal(c, clashes) {
 			t.Fatalf("%v became %v", got, again)
 		}
 		if other, _ := Allocate(rapid.Permutation(w.lanes).Draw(t, "another order"), nil, have, w.host); !maps.Equal(other, got) {
@@ -251,9 +273,9 @@ func TestAllocateProperties(t *testing.T) {
 				idle = append(idle, w.drawLane(name))
 			}
 		}
-		beside, c := Allocate(w.lanes, idle, got, w.host)
+		beside, c := Allocate(w.lanes, idle, held, w.host)
 		for _, l := range w.lanes {
-			if beside[l.Name] != got[l.Name] || c[l.Name] != clashes[l.Name] {
+			if c[l.Name] == "" && beside[l.Name] != got[l.Name] || c[l.Name] != clashes[l.Name] {
 				t.Fatalf("%v became %v (%s), beside %v", got[l.Name], beside[l.Name], c[l.Name], idle)
 			}
 		}

@@ -1,0 +1,184 @@
+package policy
+
+import (
+	"net/netip"
+	"slices"
+)
+
+// Backend is what the firewall is made with.
+type Backend string
+
+// The backends.
+const (
+	Nftables         Backend = "nftables"
+	IPTablesChains   Backend = "iptables"
+	FirewallUnusable Backend = "" // it could not be opened
+)
+
+// firewall collects what lanes need of the firewall.
+type firewall struct {
+	want    State
+	backend Backend
+	chains  map[Chain][]ownedRule
+	doors   map[string]bool // tools whose FORWARD chain drops
+	marked  map[string]bool // uplinks that have their mark rule already
+	any     bool
+}
+
+type ownedRule struct {
+	lane string
+	XTRule
+}
+
+// lane is the part of one lane whose interface on the host is outer. u is nil while the
+// lane waits: then only what closes it is left.
+func (f *firewall) lane(l *Lane, subnet netip.Prefix, outer, veth string, u *Uplink, h *Host) {
+	links := []string{outer}
+	if l.External {
+		links = append(links, veth) // NetworkManager takes it out of the bridge whenever it activates the profile
+	}
+	if f.backend == IPTablesChains {
+		f.xtLane(l, subnet, outer, links, u)
+		return
+	}
+	add := func(e Element) { f.add(l.Name, e) }
+	add(Element{Set: Nets, Net: subnet})
+	for _, link := range links {
+		add(Element{Set: LaneLinks, In: link})
+		add(Element{Set: Marks, In: link, Mark: l.Mark&^Witness | Witness})
+	}
+	if !slices.Contains(links, veth) {
+		add(Element{Set: LaneLinks, In: veth}) // should somebody take it out of the bridge
+	}
+	if l.AllowHost {
+		add(Element{Set: OpenInput, In: outer})
+	}
+	for _, p := range l.Allow {
+		add(Element{Set: Allowed, In: outer, Net: p})
+	}
+	if len(l.Allow) > 0 {
+		for card := range h.Links { // by any, as the main table says
+			if card != "lo" {
+				f.addresses(l, card, h)
+			}
+		}
+	}
+	if u != nil {
+		add(Element{Set: Uplinks, In: u.Interface})
+		add(Element{Set: Forward, Family: IPv4, In: outer, Out: u.Interface, Chain: OutboundChain})
+		add(Element{Set: Forward, Family: IPv4, In: u.Interface, Out: outer, Chain: InboundChain})
+		add(Element{Set: Masquerade, Family: IPv4, In: outer, Out: u.Interface})
+		f.addresses(l, u.Interface, h)
+	}
+}
+
+// addresses are what a lane may be translated to where it leaves by a card: those that the kernel has on it.
+func (f *firewall) addresses(l *Lane, card string, h *Host) {
+	for _, a := range h.Links[card].Addrs {
+		if a.Addr().Is4() {
+			f.add(l.Name, Element{Set: OwnAddresses, Out: card, Net: netip.PrefixFrom(a.Addr(), a.Addr().BitLen())})
+		}
+	}
+}
+
+// closed lets nothing by that a link brings or takes.
+func (f *firewall) closed(lane, link string) {
+	if f.backend == IPTablesChains {
+		f.xtDrop(lane, link)
+		return
+	}
+	f.add(lane, Element{Set: LaneLinks, In: link})
+}
+
+// drained lets nothing by that is from or for the subnet of a lane that has gone.
+func (f *firewall) drained(subnet netip.Prefix) {
+	if f.backend == IPTablesChains {
+		f.xt("", "filter", "FORWARD", XTRule{Source: subnet, Target: TargetDrop})
+		f.xt("", "filter", "FORWARD", XTRule{Dest: subnet, Target: TargetDrop})
+		return
+	}
+	f.add("", Element{Set: Nets, Net: subnet})
+}
+
+// router closes cards whose forwarding only we switched on.
+func (f *firewall) router(cards []string) {
+	for _, card := range cards {
+		if f.backend == IPTablesChains {
+			f.xt("", "filter", "FORWARD", XTRule{In: card, Target: TargetDrop})
+			continue
+		}
+		f.add("", Element{Set: Closed, In: card})
+	}
+}
+
+func (f *firewall) add(lane string, e Element) {
+	f.any = true
+	f.want.Add(lane, e)
+}
+
+// finish wants what holds everything together.
+func (f *firewall) finish() {
+	switch {
+	case f.backend == IPTablesChains:
+		for chain, rules := range f.chains {
+			f.want.Add("", chain)
+			for i, r := range rules {
+				f.want.Add(r.lane, ChainRule{Table: chain.Table, Chain: chain.Name, N: i + 1, XTRule: r.XTRule})
+			}
+		}
+	case f.any:
+		f.want.Add("", Table{Sound: true})
+		for tool := range f.doors {
+			f.want.Add("", Door{Tool: tool, Sound: true})
+		}
+	}
+}
+
+func (f *firewall) xt(lane, table, hook string, r XTRule) {
+	c := chainOf(table, hook)
+	f.chains[c] = append(f.chains[c], ownedRule{lane, r})
+}
+
+func (f *firewall) xtDrop(lane, link string) {
+	f.xt(lane, "filter", "FORWARD", XTRule{In: link, Target: TargetDrop})
+	f.xt(lane, "filter", "FORWARD", XTRule{Out: link, Target: TargetDrop})
+}
+
+// xtLane is the hand recipe's literal way.
+func (f *firewall) xtLane(l *Lane, subnet netip.Prefix, outer string, links []string, u *Uplink) {
+	forward := func(r XTRule) { f.xt(l.Name, "filter", "FORWARD", r) }
+	nat := func(r XTRule) { f.xt(l.Name, "nat", "POSTROUTING", r) }
+	if u != nil || len(l.Allow) > 0 {
+		forward(XTRule{In: outer, Invalid: true, Target: TargetDrop}) // what is not tracked is not translated
+	}
+	for _, p := range l.Allow {
+		forward(XTRule{Source: subnet, Dest: p, In: outer, Target: TargetAccept})
+		forward(XTRule{Source: p, Dest: subnet, Out: outer, Established: true, Target: TargetAccept})
+		nat(XTRule{Source: subnet, Dest: p, Target: TargetMasquerade})
+	}
+	if u != nil {
+		forward(XTRule{Source: subnet, In: outer, Out: u.Interface, Target: TargetAccept})
+		forward(XTRule{Dest: subnet, In: u.Interface, Out: outer, Established: true, Target: TargetAccept})
+		nat(XTRule{Source: subnet, Out: u.Interface, Target: TargetMasquerade})
+		if !f.marked[u.Interface] { // the destination is not translated back yet, so everything gets it
+			f.marked[u.Interface] = true
+			f.xt("", "mangle", "PREROUTING", XTRule{In: u.Interface, Target: TargetMark, Mark: Witness, Mask: Witness})
+		}
+	}
+	for _, link := range links {
+		f.xtDrop(l.Name, link)
+		if l.Mark != 0 {
+			f.xt(l.Name, "mangle", "PREROUTING", XTRule{In: link, Target: TargetMark, Mark: l.Mark &^ Witness, Mask: ^uint32(0)})
+		}
+		f.xt(l.Name, "mangle", "PREROUTING", XTRule{In: link, Target: TargetMark, Mark: Witness, Mask: Witness})
+		f.xt(l.Name, "nat", "PREROUTING", XTRule{In: link, Target: TargetAccept}) // nobody behind it redirects
+		f.xt(l.Name, "filter", "INPUT", XTRule{In: link, ICMP: true, Target: TargetAccept})
+		f.xt(l.Name, "filter", "INPUT", XTRule{In: link, Established: true, Reply: true, Target: TargetAccept})
+		if l.AllowHost {
+			f.xt(l.Name, "filter", "INPUT", XTRule{In: link, Target: TargetAccept})
+		}
+		f.xt(l.Name, "filter", "INPUT", XTRule{In: link, Target: TargetDrop})
+	}
+	forward(XTRule{Source: subnet, Target: TargetDrop})
+	forward(XTRule{Dest: subnet, Target: TargetDrop})
+}

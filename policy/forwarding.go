@@ -1,0 +1,140 @@
+package policy
+
+import (
+	"maps"
+	"slices"
+)
+
+// forwarding switches forwarding on for exactly the interfaces through which
+// the lane's packets come in, never for the host; lets reverse-path filters see the
+// witness on the uplink; keeps IPv6 off the lane's own
+// interface, and the spanning tree protocol off NetworkManager's bridge, whose only
+// port it would keep silent for 30 s; and stops the uplink's siblings in one subnet
+// from answering ARP for it, which would draw the lane's downloads to the wrong card.
+func (b *builder) forwarding(l *Lane, outer string, u *Uplink) {
+	b.switches[ipv4Conf(outer, "forwarding")] = "1"
+	b.switches[ipv4Conf(outer, "rp_filter")] = "1" // no source but the lane's own comes in, even when the firewall is flushed
+	if b.in.Host.IPv6 {
+		b.switches["net/ipv6/conf/"+outer+"/disable_ipv6"] = "1"
+	}
+	if l.External {
+		b.switches[stpKey(outer)] = "0"
+	}
+	for _, p := range l.Allow {
+		if dev := b.mainRoute(p); dev != "" {
+			b.comesIn(dev)
+		}
+	}
+	if u == nil {
+		return
+	}
+	b.comesIn(u.Interface)
+	for _, name := range b.exit(u).siblings {
+		b.switches[ipv4Conf(name, "arp_ignore")] = "1"
+		b.switches[ipv4Conf(name, "arp_announce")] = "2"
+	}
+}
+
+// comesIn is for a card by which packets come in for lanes.
+func (b *builder) comesIn(link string) {
+	b.switches[ipv4Conf(link, "forwarding")] = "1"
+	b.switches[ipv4Conf(link, "src_valid_mark")] = "1"
+}
+
+func ipv4Conf(link, name string) string { return "net/ipv4/conf/" + link + "/" + name }
+
+// sysctls wants the switches that lanes need, and back what was there before for those that none
+// needs any more. What others have changed since stays as it is.
+func (b *builder) sysctls() {
+	h := b.in.Host
+	b.saved = maps.Clone(b.in.Memory.Sysctls)
+	if b.saved == nil {
+		b.saved = map[string]string{}
+	}
+	if h.Forwards && !b.in.Memory.Forwarded {
+		// Somebody has made the host a router since: forwarding is theirs now.
+		maps.DeleteFunc(b.saved, func(key, _ string) bool { return (Sysctl{Key: key}).isForwarding() })
+	}
+	b.recall()
+	for _, key := range slices.Sorted(maps.Keys(b.switches)) {
+		s := Sysctl{key, b.switches[key]}
+		present, known := h.Sysctls[key]
+		_, foreign := h.Links[s.Link()]
+		if foreign || b.ours(s.Link()) {
+			switch {
+			case !b.in.Asked[key]:
+				b.unknown = append(b.unknown, key)
+			case !known:
+				continue // the kernel has no such switch: with an MTU below 1280 there is no IPv6
+			}
+		}
+		if s.isForwarding() && present != s.Value && b.in.blind() != "" {
+			continue // what keeps the host from being a router could not be added
+		}
+		if foreign && known && present != s.Value && !(s.isForwarding() && h.Forwards) {
+			b.saved[key] = present // before us, or what others have set since
+		}
+		if _, saved := b.saved[key]; b.released[s.Link()] && !saved {
+			b.saved[key] = "0" // it was ours from its birth, with all switches at their defaults
+		}
+		b.want.Add("", s)
+	}
+	for key, before := range b.saved {
+		s := Sysctl{key, before}
+		if _, needed := b.switches[key]; needed {
+			continue
+		}
+		present, known := h.Sysctls[key]
+		switch _, exists := h.Links[s.Link()]; {
+		case !exists, known && present != s.ours():
+			delete(b.saved, key) // it went with its link; or it is back; or others have changed it
+		case !b.in.Asked[key]:
+			b.unknown = append(b.unknown, key)
+		case known:
+			b.want.Add("", s)
+		}
+	}
+}
+
+// recall finds the cards that our firewall keeps closed: it is we who switched their forwarding on, though
+// nothing may be remembered of it. Else whoever lost the memory would leave a router behind.
+func (b *builder) recall() {
+	if b.in.Host.Forwards {
+		return
+	}
+	for o := range b.in.Have {
+		card := ""
+		switch o := o.(type) {
+		case Element:
+			if o.Set == Closed {
+				card = o.In
+			}
+		case ChainRule:
+			if o.XTRule == (XTRule{In: o.In, Target: TargetDrop}) && o.Chain == chainOf("filter", "FORWARD").Name {
+				card = o.In
+			}
+		}
+		if _, foreign := b.in.Host.Links[card]; !foreign {
+			continue
+		}
+		if key := ipv4Conf(card, "forwarding"); b.saved[key] == "" {
+			b.saved[key] = "0"
+		}
+	}
+}
+
+// ours tells whether a link of ours of this name exists.
+func (b *builder) ours(link string) bool { return b.in.haveLinks()[link] }
+
+// closedCards returns the cards whose forwarding only we switched on.
+func (b *builder) closedCards() []string {
+	var out []string
+	for key, before := range b.saved {
+		s := Sysctl{Key: key}
+		if _, needed := b.switches[key]; needed && before == "0" && s.isForwarding() {
+			out = append(out, s.Link())
+		}
+	}
+	slices.Sort(out)
+	return out
+}
