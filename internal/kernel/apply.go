@@ -3,11 +3,9 @@ package kernel
 import (
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 	"path/filepath"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"uplane/policy"
@@ -40,7 +38,9 @@ func (k *Kernel) apply(op policy.Op) error {
 	case policy.File:
 		return k.applyFile(op, o)
 	case policy.Conntrack:
-		return k.flushConntrack(o.Subnet)
+		return k.flushConntrack(o)
+	case policy.Sockets:
+		return destroySockets(o.Netns)
 	}
 	return fmt.Errorf("no way to apply a %T", op.Object)
 }
@@ -48,25 +48,19 @@ func (k *Kernel) apply(op policy.Op) error {
 // RemoveLinks deletes bridges and veths of ours together, which takes the
 // kernel as long as one of them.
 func (k *Kernel) RemoveLinks(names []string) error {
-	k.stale.mark(func(p *parts) { p.links, p.addrs, p.allRoutes, p.allNetns = true, true, true, true })
+	inner := k.innerEnds()
+	k.stale.mark(func(p *parts) {
+		for _, name := range names {
+			if end, ok := inner[k.indexes[name]]; ok {
+				p.netns.name(end.netns)
+			}
+		}
+	})
+	k.touch(names...)
 	if err := k.deleteLinks(names); err != nil {
 		return fmt.Errorf("delete links %v: %w", names, err)
 	}
 	return nil
-}
-
-// flushConntrack forgets the connections of a lane's subnet that are not
-// translated. The others go on: an answer to one that is forgotten would find
-// nobody on the host, who would say so to the internet by its own default.
-func (k *Kernel) flushConntrack(subnet netip.Prefix) error {
-	filter := &netlink.ConntrackFilter{}
-	for _, end := range []netlink.ConntrackFilterType{netlink.ConntrackOrigSrcIP, netlink.ConntrackReplyDstIP} {
-		if err := filter.AddIPNet(end, ipNet(subnet)); err != nil {
-			return err
-		}
-	}
-	_, err := k.host.ConntrackDeleteFilters(netlink.ConntrackTable, unix.AF_INET, filter)
-	return err
 }
 
 // MissingDirs returns those of the directories that a lane needs that do not

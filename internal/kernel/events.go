@@ -2,10 +2,10 @@ package kernel
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 	"unsafe"
 
@@ -18,7 +18,13 @@ import (
 // and in every lane's: NETLINK_LISTEN_ALL_NSID spares a socket for each lane.
 // What an event says is not used, only which part it makes stale.
 type events struct {
-	file *os.File
+	file  *os.File
+	conn  syscall.RawConn
+	stale *stale
+	fresh *freshness
+
+	mu       sync.Mutex // held while the socket is read
+	buf, oob []byte
 }
 
 // eventBuffer is the socket's receive buffer, bytes: a thousand lanes built at
@@ -28,6 +34,7 @@ const eventBuffer = 4 << 20
 var eventGroups = []int{
 	unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV4_RULE,
 	unix.RTNLGRP_IPV4_NETCONF, unix.RTNLGRP_NSID, unix.RTNLGRP_IPV6_IFINFO,
+	unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV6_RULE, unix.RTNLGRP_IPV6_NETCONF,
 }
 
 func watchEvents(stale *stale, fresh *freshness, changed func()) (*events, error) {
@@ -35,35 +42,41 @@ func watchEvents(stale *stale, fresh *freshness, changed func()) (*events, error
 	if err != nil {
 		return nil, fmt.Errorf("open event socket: %w", err)
 	}
-	e := &events{os.NewFile(uintptr(fd), "rtnetlink events")}
+	e := &events{
+		file: os.NewFile(uintptr(fd), "rtnetlink events"), stale: stale, fresh: fresh,
+		buf: make([]byte, 64<<10), oob: make([]byte, 256),
+	}
 	if err := e.listen(fd); err != nil {
 		e.file.Close()
 		return nil, fmt.Errorf("listen to rtnetlink: %w", err)
 	}
-	conn, err := e.file.SyscallConn()
-	if err != nil {
+	if e.conn, err = e.file.SyscallConn(); err != nil {
+		e.file.Close()
 		return nil, err
 	}
 	go func() {
-		buf, oob := make([]byte, 64<<10), make([]byte, 256)
 		for {
-			any, err := false, error(nil)
-			if cerr := conn.Read(func(fd uintptr) bool {
-				any, err = receive(int(fd), buf, oob, stale, fresh)
+			var any bool
+			var err error
+			if cerr := e.conn.Read(func(fd uintptr) bool {
+				any, err = e.receive(int(fd))
 				return any || err != nil
 			}); cerr != nil {
 				return // closed
 			}
-			if err != nil && !errors.Is(err, unix.ENOBUFS) {
-				return
-			}
 			if err != nil {
-				stale.all()
+				return
 			}
 			changed()
 		}
 	}()
 	return e, nil
+}
+
+// catchUp notes what has happened so far. The kernel queues its events before it answers who made
+// the change, so all that we have applied is among them.
+func (e *events) catchUp() {
+	_ = e.conn.Control(func(fd uintptr) { _, _ = e.receive(int(fd)) })
 }
 
 func (e *events) listen(fd int) error {
@@ -89,20 +102,24 @@ func (e *events) listen(fd int) error {
 func (e *events) Close() { e.file.Close() }
 
 // receive drains the socket; any is false when nothing was there.
-func receive(fd int, buf, oob []byte, stale *stale, fresh *freshness) (any bool, err error) {
+func (e *events) receive(fd int) (any bool, err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	for {
-		n, oobn, _, _, err := unix.Recvmsg(fd, buf, oob, unix.MSG_DONTWAIT)
-		if err == unix.EAGAIN {
+		n, oobn, _, _, err := unix.Recvmsg(fd, e.buf, e.oob, unix.MSG_DONTWAIT)
+		switch err {
+		case nil:
+			note(e.buf[:n], nsid(e.oob[:oobn]), e.stale, e.fresh)
+		case unix.EAGAIN:
 			return any, nil
-		}
-		if err == unix.EINTR {
+		case unix.EINTR:
 			continue
-		}
-		if err != nil {
+		case unix.ENOBUFS: // some are lost
+			e.stale.all()
+		default:
 			return true, err
 		}
 		any = true
-		note(buf[:n], nsid(oob[:oobn]), stale, fresh)
 	}
 }
 
@@ -142,21 +159,32 @@ func note(b []byte, nsid int, stale *stale, fresh *freshness) {
 func noteOne(kind uint16, body []byte, p *parts, fresh *freshness) {
 	switch kind {
 	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
-		if len(body) > 0 && body[0] == unix.AF_INET6 {
-			// IPv6 came up on a link; NetworkManager lets it when it takes up a profile. See forgetBridges.
-			p.links = true
+		if len(body) < unix.SizeofIfInfomsg {
 			return
 		}
-		// A link that goes down takes routes with it without an event for them.
-		p.links, p.addrs, p.allRoutes = true, true, true
-		if len(body) >= unix.SizeofIfInfomsg {
-			fresh.note(int((*unix.IfInfomsg)(unsafe.Pointer(&body[0])).Index))
+		m := (*unix.IfInfomsg)(unsafe.Pointer(&body[0]))
+		p.links.index(int(m.Index))
+		if m.Family == unix.AF_INET6 {
+			return // IPv6 came up on a link; NetworkManager lets it when it takes up a profile, and sets its switches
 		}
+		if m.Flags&unix.IFF_UP == 0 || kind == unix.RTM_DELLINK {
+			put(&p.down, int(m.Index))
+		}
+		fresh.note(int(m.Index))
 	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
-		p.addrs, p.allRoutes = true, true
-		if len(body) >= unix.SizeofIfAddrmsg {
-			fresh.note(int((*unix.IfAddrmsg)(unsafe.Pointer(&body[0])).Index))
+		if len(body) < unix.SizeofIfAddrmsg {
+			return
 		}
+		m := (*unix.IfAddrmsg)(unsafe.Pointer(&body[0]))
+		p.addrs.index(int(m.Index))
+		if m.Family == unix.AF_INET6 {
+			put(&p.switches, int(m.Index))
+		}
+		if kind == unix.RTM_DELADDR && m.Family == unix.AF_INET {
+			p.addrGone = true
+			put(&p.down, int(m.Index)) // with the last one all routes by the link go
+		}
+		fresh.note(int(m.Index))
 	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
 		if len(body) < unix.SizeofRtMsg {
 			return
@@ -167,36 +195,57 @@ func noteOne(kind uint16, body []byte, p *parts, fresh *freshness) {
 		if v, ok := attr(attrs, unix.RTA_TABLE); ok {
 			table = v
 		}
-		if table == unix.RT_TABLE_LOCAL {
+		link, ok := attr(attrs, unix.RTA_OIF)
+		if ok && m.Family == unix.AF_INET6 && m.Protocol != policy.Protocol {
+			// A link whose disable_ipv6 is set loses its multicast route, and gets it again, which is all that the kernel tells.
+			put(&p.switches, int(link))
+		}
+		if table == unix.RT_TABLE_LOCAL || familiesOf(m.Family) == 0 {
 			return
 		}
-		p.table(table)
-		if link, ok := attr(attrs, unix.RTA_OIF); ok && m.Protocol != policy.Protocol {
+		p.table(m.Family, table)
+		if ok && m.Protocol != policy.Protocol {
 			fresh.note(int(link))
 		}
 	case unix.RTM_NEWRULE, unix.RTM_DELRULE:
-		p.rules = true
+		if r, ok := parseRule(body); ok {
+			p.rule(ruleEvent{r, kind == unix.RTM_DELRULE})
+		} else if len(body) > 0 {
+			p.rules |= familiesOf(body[0])
+		}
 	case unix.RTM_NEWNETCONF, unix.RTM_DELNETCONF:
-		p.sysctls = true
-	case unix.RTM_NEWNSID, unix.RTM_DELNSID:
-		p.netnsList = true
+		if link := netconfLink(body); link == netconfAll {
+			p.allSwitch = true
+		} else {
+			put(&p.switches, link)
+		}
+	case unix.RTM_NEWNSID:
+		p.newNetns = true
+	case unix.RTM_DELNSID:
+		if id, ok := attr(body[min(len(body), sizeofNetMsg):], netnsaNSID); ok {
+			p.nsid(int(id))
+		}
 	}
 }
 
-// attr returns a 32-bit attribute of a message.
-func attr(b []byte, kind uint16) (uint32, bool) {
-	for len(b) >= unix.SizeofRtAttr {
-		a := (*unix.RtAttr)(unsafe.Pointer(&b[0]))
-		size := int(a.Len)
-		if size < unix.SizeofRtAttr || size > len(b) {
-			return 0, false
+// Of linux/netconf.h and linux/net_namespace.h, which package unix has not. Both messages
+// begin with the family, padded.
+const (
+	sizeofNetMsg    = 4
+	netconfaIfindex = 1  // NETCONFA_IFINDEX
+	netconfAll      = -1 // NETCONFA_IFINDEX_ALL
+	netconfDefault  = -2 // NETCONFA_IFINDEX_DEFAULT: of links to come
+	netnsaNSID      = 1  // NETNSA_NSID
+)
+
+// netconfLink returns the link whose switches a message is about, netconfAll or netconfDefault.
+func netconfLink(body []byte) int {
+	if len(body) >= sizeofNetMsg {
+		if v, ok := attr(body[sizeofNetMsg:], netconfaIfindex); ok {
+			return int(int32(v))
 		}
-		if a.Type == kind && size >= unix.SizeofRtAttr+4 {
-			return binary.NativeEndian.Uint32(b[unix.SizeofRtAttr:]), true
-		}
-		b = b[min(len(b), (size+unix.RTA_ALIGNTO-1)&^(unix.RTA_ALIGNTO-1)):]
 	}
-	return 0, false
+	return netconfAll
 }
 
 // freshness remembers which links the kernel changed in the last moments.

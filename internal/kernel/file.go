@@ -3,6 +3,7 @@ package kernel
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -21,32 +22,55 @@ type resolvState struct {
 // maxResolvConf bounds what is read of a file that anybody may have put there, in bytes.
 const maxResolvConf = 64 << 10
 
-func (k *Kernel) readFiles() {
-	k.resolv = make(map[string]resolvState)
+// readFiles reads lanes' files and the host's nsswitch.conf again, all or those that changed.
+func (k *Kernel) readFiles(stale nameSet) {
+	if k.files != nil && !k.files.watches(policy.EtcNetns) {
+		k.files.add(policy.EtcNetns)
+		stale.all = stale.all || k.files.watches(policy.EtcNetns) // it came just now, and who knows what with it
+	}
+	if !stale.all {
+		for path := range stale.names {
+			if path == policy.HostSwitch {
+				k.readSwitch()
+			} else if name := filepath.Base(path); name == filepath.Base(policy.ResolvConfPath("")) || name == filepath.Base(policy.SwitchPath("")) {
+				k.readFile(path)
+			}
+		}
+		return
+	}
+	for path := range k.resolv {
+		delete(k.resolv, path)
+		put(&k.dirty.files, path)
+	}
 	k.readSwitch()
-	var paths []string
 	for _, of := range []func(string) string{policy.ResolvConfPath, policy.SwitchPath} {
 		found, _ := filepath.Glob(of("*"))
-		paths = append(paths, found...)
+		for _, path := range found {
+			k.readFile(path)
+		}
 	}
-	for _, path := range paths {
-		info, err := os.Lstat(path)
-		if err != nil {
-			continue
-		}
-		if !info.Mode().IsRegular() || info.Size() > maxResolvConf {
-			k.resolv[path] = resolvState{}
-			continue
-		}
-		data, err := os.ReadFile(path)
-		if err != nil {
-			continue
-		}
-		if k.files != nil {
-			k.files.add(filepath.Dir(path))
-		}
-		k.resolv[path] = resolvState{unpadded(string(data)), strings.HasPrefix(string(data), policy.FileTag)}
+}
+
+// readFile reads a lane's file.
+func (k *Kernel) readFile(path string) {
+	delete(k.resolv, path)
+	put(&k.dirty.files, path)
+	if k.files != nil {
+		k.files.add(filepath.Dir(path)) // before it is read, so that nothing comes between
 	}
+	info, err := os.Lstat(path)
+	if err != nil {
+		return
+	}
+	if !info.Mode().IsRegular() || info.Size() > maxResolvConf {
+		k.resolv[path] = resolvState{}
+		return
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return
+	}
+	k.resolv[path] = resolvState{unpadded(string(data)), strings.HasPrefix(string(data), policy.FileTag)}
 }
 
 // readSwitch reads the host's nsswitch.conf. A host without one asks files and DNS, as lanes do.
@@ -64,15 +88,12 @@ func (k *Kernel) readSwitch() {
 	}
 }
 
-func (k *Kernel) observeFiles(state policy.State, host *policy.Host) {
-	for path, f := range k.resolv {
-		if f.ours {
-			state.Add(policy.File{Path: path, Content: f.content})
-		} else {
-			host.Files[path] = true
-		}
+// fileObjects returns the lane's file at path, if it is ours.
+func (k *Kernel) fileObjects(path string) []object {
+	if f := k.resolv[path]; f.ours {
+		return []object{{policy.File{Path: path, Content: f.content}, filepath.Base(filepath.Dir(path))}}
 	}
-	host.Switch = k.hostSwitch
+	return nil
 }
 
 // block is what the size of a lane's file is a multiple of, in bytes. Most lanes' resolv.conf
@@ -110,10 +131,37 @@ func unpadded(content string) string {
 }
 
 // applyFile writes in place: programs in the lane have this inode bound over
-// the host's file.
+// the host's file. What lacks our tag is left alone, unless op says that it is
+// known to be a file of ours which lost it: then the content to start from has none. A link in such a file's
+// place goes; what it leads to stays as it is.
 func (k *Kernel) applyFile(op policy.Op, f policy.File) error {
-	k.stale.mark(func(p *parts) { p.files = true })
+	k.stale.mark(func(p *parts) { p.files.name(f.Path) })
 	dir := filepath.Dir(f.Path)
+	have, replaces := op.Have.(policy.File)
+	untagged := replaces && !strings.HasPrefix(have.Content, policy.FileTag)
+	if op.Verb != policy.Remove {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	file, err := openFile(f.Path, untagged)
+	if untagged && errors.Is(err, errLink) {
+		if err := os.Remove(f.Path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		err = os.ErrNotExist
+	}
+	missing := errors.Is(err, os.ErrNotExist)
+	switch {
+	case missing && op.Verb == policy.Remove:
+		os.Remove(dir)
+		return nil
+	case missing: // fails when somebody has made one since
+		return createFile(f.Path, padded(f.Content, 0), 0o644)
+	case err != nil:
+		return err
+	}
+	defer file.Close()
 	if op.Verb == policy.Remove {
 		if err := os.Remove(f.Path); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
@@ -121,21 +169,32 @@ func (k *Kernel) applyFile(op policy.Op, f policy.File) error {
 		os.Remove(dir) // stays when the user keeps other files there
 		return nil
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	file, err := os.OpenFile(f.Path, os.O_WRONLY, 0)
-	if errors.Is(err, os.ErrNotExist) {
-		return createFile(f.Path, padded(f.Content, 0), 0o644)
-	}
-	if err != nil {
-		return err
-	}
-	defer file.Close()
 	if err := overwrite(file, f.Content); err != nil {
 		return err
 	}
 	return file.Close()
+}
+
+var errLink = errors.New("symbolic link")
+
+// openFile opens a file to write to it, which carries our tag unless it may be untagged.
+func openFile(path string, untagged bool) (*os.File, error) {
+	file, err := os.OpenFile(path, os.O_RDWR|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if errors.Is(err, unix.ELOOP) {
+		return nil, fmt.Errorf("%s is %w: it is a %w", path, errNotOurs, errLink)
+	}
+	if err != nil {
+		return nil, err
+	}
+	tag := make([]byte, len(policy.FileTag))
+	if n, err := file.ReadAt(tag, 0); !untagged && string(tag[:n]) != policy.FileTag {
+		file.Close()
+		if err != nil && err != io.EOF {
+			return nil, err
+		}
+		return nil, fmt.Errorf("%s is %w: it does not begin with %q", path, errNotOurs, policy.FileTag)
+	}
+	return file, nil
 }
 
 // overwrite replaces what a file says by one write of its whole size, so a reader sees neither an

@@ -11,16 +11,6 @@ import (
 	"uplane/policy"
 )
 
-// forgetBridges forgets what is known of the switches of others' bridges, NetworkManager's:
-// it sets them whenever it takes up a profile, and the kernel tells no more than that the link changed.
-func (k *Kernel) forgetBridges() {
-	for key := range k.sysctls {
-		if l := k.links[k.indexes[policy.Sysctl{Key: key}.Link()]]; l.kind == "bridge" && !l.ours() {
-			delete(k.sysctls, key)
-		}
-	}
-}
-
 // stp reads whether a bridge runs the spanning tree protocol.
 func stp(bridge string) (string, error) {
 	data, err := os.ReadFile("/sys/class/net/" + bridge + "/bridge/stp_state")
@@ -76,7 +66,6 @@ func changeLink(kind, family, index int, attr nl.NetlinkRequestData) error {
 
 // release leaves a bridge to NetworkManager.
 func (k *Kernel) release(b policy.Bridge) error {
-	k.stale.mark(func(p *parts) { p.links, p.addrs, p.allRoutes = true, true, true })
 	l, err := k.host.LinkByName(b.Name)
 	if err != nil {
 		return err

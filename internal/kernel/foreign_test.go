@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -24,7 +25,7 @@ func TestForeignBridge(t *testing.T) {
 	sh(t, "ip link add ul-steam type bridge stp_state 1; ip link set ul-steam up; ip addr add 10.0.7.1/24 dev ul-steam")
 	for _, k := range []*Kernel{open(t, nil), open(t, func() {})} {
 		before := sh(t, rest)
-		want := externalState(t, k)
+		want := externalState()
 		saved := observe(t, k, want)
 		for _, undo := range []string{":", "ip link set ulv-steam nomaster", "ip link set ul-steam type bridge stp_state 1", "sysctl -qw net/ipv6/conf/ul-steam/disable_ipv6=0"} {
 			sh(t, undo)
@@ -54,7 +55,7 @@ func TestForeignBridge(t *testing.T) {
 		none := policy.State{}
 		for o := range saved {
 			if _, ok := o.(policy.Sysctl); ok {
-				none.Add(o)
+				none.Add("", o)
 			}
 		}
 		for _, op := range policy.Diff(observe(t, k, want), none) {
@@ -76,7 +77,7 @@ func TestRelease(t *testing.T) {
 	}
 	sh(t, uplinkLinks)
 	k := open(t, nil)
-	converge(t, k, testState(t, k))
+	converge(t, k, testState())
 	bridge := policy.Bridge{Name: "br0", Lane: "steam", MTU: 1500, Up: true}
 	for range 2 { // the second time nothing is left to do
 		if err := k.Apply(policy.Op{Verb: policy.Release, Object: bridge}); err != nil {
@@ -87,43 +88,43 @@ func TestRelease(t *testing.T) {
 		t.Error(got)
 	}
 	state, host, err := k.Observe(nil)
-	if err != nil || state.Has(bridge) || len(host.Links["br0"].Addrs) != 1 {
+	if err != nil || state.Has(bridge) || len(host.Links["br0"].Addrs) != 2 {
 		t.Errorf("%v %v\n%s", err, host.Links["br0"], state)
 	}
-	policy.TakeBack(state, host, []policy.Profile{{Interface: "br0"}})
-	if _, stays := host.Links["br0"]; !stays {
-		t.Error("it is taken back while a profile has it")
-	}
-	policy.TakeBack(state, host, nil)
-	if !state.Has(policy.Bridge{Name: "br0", MTU: 1500, Up: true}) {
-		t.Errorf("it is not taken back:\n%s", state)
+	if !host.Links["br0"].Made {
+		t.Error("it does not show that we have made it")
 	}
 	if err := k.RemoveLinks([]string{"br0"}); err != nil || strings.Contains(sh(t, "ip -o link"), "br0") {
 		t.Errorf("it can't be removed: %v", err)
 	}
 }
 
-// externalState is a lane on NetworkManager's ul-steam, without its chains.
-func externalState(t *testing.T, k *Kernel) policy.State {
-	t.Helper()
-	_, host, err := k.Observe(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	lanes := []policy.Lane{{Name: "steam", Uplink: []policy.Selector{{Kind: policy.ByInterface, Value: "wlp6s0"}}, Bridge: "ul-steam", External: true}}
-	allocs, clashes := policy.Allocate(lanes, nil, nil, host)
-	want, statuses := policy.Build(policy.Input{Lanes: lanes, Host: host, Allocs: allocs, Clashes: clashes})
-	if s := statuses[0]; s.State != policy.Waiting || s.Alloc.Subnet.String() != "10.0.7.0/24" {
-		t.Fatalf("lane is %s (%s) with %v", s.State, s.Reason, s.Alloc)
-	}
-	return want
+// externalState is a lane on NetworkManager's ul-steam.
+func externalState() policy.State {
+	subnet := netip.MustParsePrefix("10.0.7.0/24")
+	state := policy.State{}
+	state.Add("steam",
+		policy.Netns{Name: "steam", Up: true},
+		policy.Veth{Name: "ulv-steam", Lane: "steam", Netns: "steam", Inner: "eth0", Bridge: "ul-steam", MTU: 1500, Up: true, InnerUp: true},
+		policy.Addr{Netns: "steam", Link: "eth0", Prefix: netip.MustParsePrefix("10.0.7.2/24")},
+		policy.Route{Netns: "steam", Table: policy.MainTable, Dst: policy.IPv4.Default(), Dev: "eth0", Via: netip.MustParseAddr("10.0.7.1")},
+		policy.Route{Table: 100, Dst: subnet, Dev: "ul-steam"},
+		policy.Route{Table: 100, Dst: policy.IPv4.Default(), Metric: policy.FloorMetric, Type: policy.Unreachable},
+		policy.Rule{Family: policy.IPv4, From: subnet, Table: 100})
+	state.Add("",
+		policy.Sysctl{Key: "net/ipv4/conf/ul-steam/forwarding", Value: "1"},
+		policy.Sysctl{Key: "net/ipv6/conf/ul-steam/disable_ipv6", Value: "1"},
+		policy.Sysctl{Key: "net/bridge/conf/ul-steam/stp_state", Value: "0"},
+		// Without what drops by interface, Diff moves no veth.
+		policy.Element{Set: policy.LaneLinks, In: "ul-steam"}, policy.Element{Set: policy.LaneLinks, In: "ulv-steam"})
+	return state
 }
 
-// withChains adds want's chains, which are package netfilter's, to have: without them Diff moves no veth.
+// withChains adds want's objects that are the firewall's to have.
 func withChains(have, want policy.State) policy.State {
 	for o := range want {
-		if _, ok := o.(policy.Chain); ok {
-			have.Add(o)
+		if _, ok := o.(policy.Element); ok {
+			have.Add("", o)
 		}
 	}
 	return have

@@ -7,8 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
-	"sync"
+	"maps"
+	"net/netip"
 	"sync/atomic"
 
 	"github.com/vishvananda/netlink"
@@ -33,14 +33,22 @@ type Kernel struct {
 	fresh  *freshness
 
 	ipv6    bool
-	links   map[int]hostLink // by index
-	indexes map[string]int   // of links, by name
-	addrs   []hostAddr
-	routes  map[uint32][]route // by table
-	rules   []rule
-	netns   map[string]*netnsState
-	resolv  map[string]resolvState // lanes' files, by path
-	sysctls map[string]string
+	links   map[int]hostLink       // by index
+	indexes map[string]int         // of links, by name
+	addrs   map[int][]netip.Prefix // by the link's index
+	routes  map[tableKey][]route
+	rules   map[uint8][]policy.HostRule // by family
+
+	allRules []policy.HostRule // as Observe gives them; nil when they changed
+	netns    map[string]*netnsState
+	resolv   map[string]resolvState       // lanes' files, by path
+	sysctls  map[string]map[string]string // by link, then key
+
+	dirty dirty
+	have  have
+
+	connections *direct // to connection tracking; nil until it is asked
+	switches    switches
 
 	hostSwitch string // the host's nsswitch.conf
 }
@@ -49,15 +57,20 @@ type Kernel struct {
 // from then on: changed is called, from another goroutine, after each batch of events.
 // A nil changed means that nobody follows; then every Observe reads everything.
 func Open(log *slog.Logger, changed func()) (*Kernel, error) {
-	k := &Kernel{log: log, fresh: newFreshness(), netns: map[string]*netnsState{}, sysctls: map[string]string{}}
+	k := &Kernel{
+		log: log, fresh: newFreshness(),
+		links: map[int]hostLink{}, indexes: map[string]int{}, addrs: map[int][]netip.Prefix{}, routes: map[tableKey][]route{},
+		rules: map[uint8][]policy.HostRule{}, netns: map[string]*netnsState{}, resolv: map[string]resolvState{},
+		sysctls: map[string]map[string]string{}, switches: openSwitches(),
+	}
 	k.stale.all()
 	removeUnboundNetns()
-	_, err := os.Stat(procSys + "net/ipv6")
-	k.ipv6 = err == nil
-	if k.host, err = netlink.NewHandle(unix.NETLINK_ROUTE, unix.NETLINK_NETFILTER); err != nil {
+	k.ipv6 = k.switches.ipv6 >= 0
+	var err error
+	if k.host, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
 		return nil, fmt.Errorf("open rtnetlink: %w", err)
 	}
-	if k.direct, err = openDirect(); err != nil {
+	if k.direct, err = openDirect(unix.NETLINK_ROUTE); err != nil {
 		return nil, fmt.Errorf("open rtnetlink: %w", err)
 	}
 	if changed == nil {
@@ -81,6 +94,10 @@ func (k *Kernel) Close() {
 	}
 	k.host.Close()
 	k.direct.close()
+	k.switches.close()
+	if k.connections != nil {
+		k.connections.close()
+	}
 }
 
 // Invalidate makes the next Observe read everything again.
@@ -94,120 +111,78 @@ func (k *Kernel) Fresh(name string) bool {
 }
 
 // Observe returns what is ours and what else there is. The values of the
-// sysctls named in keys are among the first; those that do not exist are left out.
+// sysctls named in keys are among both; those that do not exist are left out.
 func (k *Kernel) Observe(keys []string) (policy.State, *policy.Host, error) {
 	if k.events == nil {
 		k.stale.all()
+	} else {
+		k.events.catchUp()
 	}
 	parts := k.stale.take()
 	if err := k.refresh(parts); err != nil {
-		k.stale.put(parts)
+		k.stale.all()
 		return nil, nil, err
 	}
-	state := make(policy.State)
-	host := &policy.Host{Links: map[string]policy.HostLink{}, Netns: map[string]bool{}, Files: map[string]bool{}, IPv6: k.ipv6}
-	k.observeLinks(state, host)
-	k.observeAddrs(state, host)
-	k.observeRoutes(state, host)
-	k.observeRules(state, host)
-	k.observeNetns(state, host)
-	k.observeFiles(state, host)
-	k.observeSysctls(state, keys)
-	return state, host, nil
+	k.update()
+	k.forgetSilent(keys)
+	k.updateSysctls(keys)
+	return k.snapshot(), k.observeHost(), nil
+}
+
+// observeHost returns all that is not ours.
+func (k *Kernel) observeHost() *policy.Host {
+	host := &policy.Host{
+		Links: map[string]policy.HostLink{}, Netns: map[string]bool{}, Files: map[string]string{},
+		Rules: k.hostRules(), Switch: k.hostSwitch, Sysctls: maps.Clone(k.have.sysctls), IPv6: k.ipv6,
+	}
+	for index, l := range k.links {
+		if !l.ours() {
+			host.Links[l.name] = k.hostLink(index)
+		}
+	}
+	for _, routes := range k.routes {
+		for _, r := range routes {
+			if dev := k.links[r.link]; r.protocol != policy.Protocol && !dev.ours() { // else the kernel's own of our links
+				host.Routes = append(host.Routes, r.host(dev.name))
+			}
+		}
+	}
+	for name, ns := range k.netns {
+		if !ns.ours {
+			host.Netns[name] = true
+		}
+	}
+	for path, f := range k.resolv {
+		if !f.ours {
+			host.Files[path] = f.content
+		}
+	}
+	k.observeSysctls(host)
+	return host
 }
 
 // refresh reads again the parts that are stale.
 func (k *Kernel) refresh(p parts) error {
-	if p.links {
-		if err := k.readLinks(); err != nil {
-			return err
-		}
+	k.dirty.all = k.dirty.all || p.everything
+	k.forgetSysctls(p)
+	if err := k.readLinks(p.links); err != nil {
+		return err
 	}
-	if p.addrs {
-		if err := k.readAddrs(); err != nil {
-			return err
-		}
+	k.forgetSysctls(p) // by the names that links have now
+	if err := k.readAddrs(p.addrs); err != nil {
+		return err
 	}
 	if err := k.readRoutes(p); err != nil {
 		return err
 	}
-	if p.rules {
-		if err := k.readRules(); err != nil {
-			return err
-		}
+	if err := k.readRules(p); err != nil {
+		return err
 	}
 	if err := k.readNetns(p); err != nil {
 		return err
 	}
-	if p.files {
-		k.readFiles()
-	}
-	if p.sysctls {
-		clear(k.sysctls)
-	}
+	k.readFiles(p.files)
 	return nil
-}
-
-// parts names parts of the kernel's state.
-type parts struct {
-	links, addrs, allRoutes, rules, netnsList, allNetns, files, sysctls bool
-
-	tables map[uint32]bool // routes of these tables
-	nsids  map[int]bool    // namespaces with these identifiers
-}
-
-// stale is the set of parts that changed since they were read.
-type stale struct {
-	mu sync.Mutex
-	p  parts
-}
-
-func (s *stale) mark(f func(*parts)) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	f(&s.p)
-}
-
-func (s *stale) all() {
-	s.mark(func(p *parts) {
-		*p = parts{links: true, addrs: true, allRoutes: true, rules: true, netnsList: true, allNetns: true, files: true, sysctls: true}
-	})
-}
-
-func (s *stale) take() parts {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	p := s.p
-	s.p = parts{}
-	return p
-}
-
-// mainOnly tells whether the main table is to be read and links are not; then it counts as read.
-func (s *stale) mainOnly() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.p.links || !s.p.allRoutes && !s.p.tables[policy.MainTable] {
-		return false
-	}
-	delete(s.p.tables, policy.MainTable)
-	return true
-}
-
-// put returns parts that could not be read.
-func (s *stale) put(parts) { s.all() }
-
-func (p *parts) table(n uint32) {
-	if p.tables == nil {
-		p.tables = map[uint32]bool{}
-	}
-	p.tables[n] = true
-}
-
-func (p *parts) nsid(n int) {
-	if p.nsids == nil {
-		p.nsids = map[int]bool{}
-	}
-	p.nsids[n] = true
 }
 
 var dumps atomic.Int64

@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -34,19 +35,76 @@ func (l hostLink) made() bool {
 
 func (l hostLink) lane() string { return strings.TrimPrefix(l.alias, policy.AliasPrefix) }
 
-func (k *Kernel) readLinks() error {
-	links, err := dump("links", k.host.LinkList)
-	if err != nil {
-		return err
+// readLinks reads links again, all in one dump or each that changed.
+func (k *Kernel) readLinks(stale linkSet) error {
+	if stale.most() {
+		links, err := dump("links", k.host.LinkList)
+		if err != nil {
+			return err
+		}
+		k.links = make(map[int]hostLink, len(links))
+		k.indexes = make(map[string]int, len(links))
+		for _, l := range links {
+			k.setLink(toHostLink(l))
+		}
+		k.dirty.all = true
+		return nil
 	}
-	k.links = make(map[int]hostLink, len(links))
-	k.indexes = make(map[string]int, len(links))
-	for _, l := range links {
-		hl := toHostLink(l)
-		k.links[hl.index], k.indexes[hl.name] = hl, hl.index
+	for index := range stale.indexes {
+		l, err := k.host.LinkByIndex(index)
+		if err := k.noteLink(index, l, err); err != nil {
+			return err
+		}
 	}
-	k.forgetBridges()
+	for name := range stale.names {
+		l, err := k.host.LinkByName(name)
+		if err := k.noteLink(k.indexes[name], l, err); err != nil {
+			return err
+		}
+	}
 	return nil
+}
+
+// noteLink notes what a look at a link with this index, 0 when it has none, has found.
+func (k *Kernel) noteLink(index int, l netlink.Link, err error) error {
+	var none netlink.LinkNotFoundError
+	gone := errors.As(err, &none) || errors.Is(err, unix.ENODEV)
+	if err != nil && !gone {
+		return fmt.Errorf("read link %d: %w", index, err)
+	}
+	if old, ok := k.links[index]; ok {
+		put(&k.dirty.links, index)
+		delete(k.links, index)
+		if k.indexes[old.name] == index {
+			delete(k.indexes, old.name)
+		}
+	}
+	if gone {
+		delete(k.addrs, index)
+		return nil
+	}
+	k.setLink(toHostLink(l))
+	return nil
+}
+
+func (k *Kernel) setLink(l hostLink) {
+	k.links[l.index], k.indexes[l.name] = l, l.index
+	put(&k.dirty.links, l.index)
+}
+
+// touch marks a link of the host as changed by us.
+func (k *Kernel) touch(names ...string) {
+	k.stale.mark(func(p *parts) {
+		for _, name := range names {
+			p.links.name(name)
+			p.addrs.name(name)
+			if index, ok := k.indexes[name]; ok {
+				delete(k.indexes, name)
+				p.links.index(index)
+				put(&p.down, index)
+			}
+		}
+	})
 }
 
 func toHostLink(l netlink.Link) hostLink {
@@ -58,20 +116,24 @@ func toHostLink(l netlink.Link) hostLink {
 	}
 }
 
-func (k *Kernel) observeLinks(state policy.State, host *policy.Host) {
-	inner := k.innerEnds()
-	for _, l := range k.links {
-		switch {
-		case !l.ours():
-			host.Links[l.name] = policy.HostLink{
-				Index: l.index, MTU: l.mtu, Running: l.up && l.running, Made: l.made(),
-				Bridge: l.kind == "bridge", Master: k.links[l.master].name,
-			}
-		case l.kind == "bridge":
-			state.Add(policy.Bridge{Name: l.name, Lane: l.lane(), MTU: l.mtu, Up: l.up, Master: k.links[l.master].name})
-		default:
-			state.Add(k.veth(l, inner[l.index]))
-		}
+// linkObjects returns the link with this index as one of ours, if it is.
+func (k *Kernel) linkObjects(index int) []object {
+	l, ok := k.links[index]
+	switch {
+	case !ok || !l.ours():
+		return nil
+	case l.kind == "bridge":
+		return []object{{policy.Bridge{Name: l.name, Lane: l.lane(), MTU: l.mtu, Up: l.up, Master: k.links[l.master].name}, l.lane()}}
+	}
+	return []object{{k.veth(l, k.have.inner[index]), l.lane()}}
+}
+
+// hostLink returns a link as one of others'.
+func (k *Kernel) hostLink(index int) policy.HostLink {
+	l := k.links[index]
+	return policy.HostLink{
+		Index: l.index, MTU: l.mtu, Running: l.up && l.running, Made: l.made(),
+		Bridge: l.kind == "bridge", Master: k.links[l.master].name, Addrs: k.addrs[index],
 	}
 }
 
@@ -84,11 +146,23 @@ type innerEnd struct {
 // innerEnds returns the inner ends of all veths by the index of the host's end.
 func (k *Kernel) innerEnds() map[int]innerEnd {
 	out := make(map[int]innerEnd, len(k.netns))
-	for name, ns := range k.netns {
-		for _, l := range ns.links {
-			if ns.ours && l.kind == "veth" && k.links[l.peer].peer == l.index {
-				out[l.peer] = innerEnd{name, l}
-			}
+	for name := range k.netns {
+		for _, l := range k.innerLinks(name) {
+			out[l.peer] = innerEnd{name, l}
+		}
+	}
+	return out
+}
+
+// innerLinks are the inner ends of veths in a namespace of ours.
+func (k *Kernel) innerLinks(netns string) (out []hostLink) {
+	ns := k.netns[netns]
+	if ns == nil || !ns.ours {
+		return nil
+	}
+	for _, l := range ns.links {
+		if l.kind == "veth" && k.links[l.peer].peer == l.index {
+			out = append(out, l)
 		}
 	}
 	return out
@@ -108,8 +182,7 @@ func (k *Kernel) veth(l hostLink, inner innerEnd) policy.Veth {
 }
 
 func (k *Kernel) applyBridge(op policy.Op, b policy.Bridge) error {
-	delete(k.indexes, b.Name)
-	k.stale.mark(func(p *parts) { p.links, p.addrs, p.allRoutes = true, true, true })
+	k.touch(b.Name)
 	switch op.Verb {
 	case policy.Release:
 		return k.release(b)
@@ -122,14 +195,19 @@ func (k *Kernel) applyBridge(op policy.Op, b policy.Bridge) error {
 			return err
 		}
 	}
-	return setLink(k.host, b.Name, linkChange{
+	return k.setOurLink(b.Name, linkChange{
 		alias: policy.AliasPrefix + b.Lane, mtu: b.MTU, setMaster: true, stayDown: op.Verb == policy.Add,
 	})
 }
 
 func (k *Kernel) applyVeth(op policy.Op, v policy.Veth) error {
-	delete(k.indexes, v.Name)
-	k.stale.mark(func(p *parts) { p.links, p.addrs, p.allRoutes, p.allNetns = true, true, true, true })
+	k.touch(v.Name)
+	k.stale.mark(func(p *parts) {
+		p.netns.name(v.Netns)
+		if have, ok := op.Have.(policy.Veth); ok {
+			p.netns.name(have.Netns)
+		}
+	})
 	if op.Verb == policy.Remove {
 		return k.deleteLink(v.Name)
 	}
@@ -138,6 +216,9 @@ func (k *Kernel) applyVeth(op policy.Op, v policy.Veth) error {
 		return err
 	}
 	defer ns.Close()
+	if err := ns.do(func(h *netlink.Handle) error { return requireOurs(h, v.Netns) }); err != nil {
+		return err
+	}
 	if op.Verb == policy.Add {
 		attrs := netlink.NewLinkAttrs()
 		attrs.Name, attrs.MTU, attrs.Group = v.Name, v.MTU, policy.LinkGroup
@@ -156,11 +237,15 @@ func (k *Kernel) applyVeth(op policy.Op, v policy.Veth) error {
 	} else if have, ok := op.Have.(policy.Veth); ok && have.Bridge != "" {
 		master = 0
 	}
-	if err := setLink(k.host, v.Name, linkChange{alias: policy.AliasPrefix + v.Lane, mtu: v.MTU, master: master, setMaster: master >= 0}); err != nil {
+	if err := k.setOurLink(v.Name, linkChange{alias: policy.AliasPrefix + v.Lane, mtu: v.MTU, master: master, setMaster: master >= 0}); err != nil {
 		return err
 	}
 	err = ns.do(func(h *netlink.Handle) error {
-		return setLink(h, v.Inner, linkChange{mtu: v.MTU})
+		inner, err := h.LinkByName(v.Inner)
+		if err != nil {
+			return fmt.Errorf("link %s: %w", v.Inner, err)
+		}
+		return setLink(h, inner, linkChange{mtu: v.MTU})
 	})
 	if err != nil || v.Bridge == "" || op.Verb != policy.Add {
 		return err
@@ -181,10 +266,16 @@ func (k *Kernel) raise(bridge, port string) error {
 			break
 		}
 	}
-	if err := setLink(k.host, bridge, linkChange{}); err != nil {
-		return err
+	l, err := k.host.LinkByName(bridge)
+	if err != nil {
+		return fmt.Errorf("bridge %s: %w", bridge, err)
 	}
-	_, err := k.host.LinkByName(bridge)
+	if toHostLink(l).ours() { // else it is up when NetworkManager has it so
+		if err := setLink(k.host, l, linkChange{}); err != nil {
+			return err
+		}
+	}
+	_, err = k.host.LinkByName(bridge)
 	return err
 }
 
@@ -197,12 +288,21 @@ type linkChange struct {
 	setMaster bool
 }
 
-func setLink(h *netlink.Handle, name string, c linkChange) error {
-	l, err := h.LinkByName(name)
+// setOurLink changes a link of the host's that carries our tag.
+func (k *Kernel) setOurLink(name string, c linkChange) error {
+	l, err := k.host.LinkByName(name)
 	if err != nil {
 		return fmt.Errorf("link %s: %w", name, err)
 	}
+	if hl := toHostLink(l); !hl.ours() && !hl.made() {
+		return fmt.Errorf("link %s is %w", name, errNotOurs)
+	}
+	return setLink(k.host, l, c)
+}
+
+func setLink(h *netlink.Handle, l netlink.Link, c linkChange) error {
 	a := l.Attrs()
+	name := a.Name
 	if c.alias != "" && a.Alias != c.alias {
 		if err := h.LinkSetAlias(l, c.alias); err != nil {
 			return fmt.Errorf("set alias of %s: %w", name, err)
@@ -236,7 +336,7 @@ func (k *Kernel) deleteLink(name string) error {
 		return err
 	}
 	if hl := toHostLink(l); !hl.ours() && !hl.made() {
-		return fmt.Errorf("link %s is not ours any more", name)
+		return fmt.Errorf("link %s is %w any more", name, errNotOurs)
 	}
 	return ignore(k.host.LinkDel(l), unix.ENODEV)
 }
@@ -254,7 +354,6 @@ func (k *Kernel) deleteLinks(names []string) error {
 	}
 	marked := 0
 	for _, name := range names {
-		delete(k.indexes, name)
 		l, err := k.host.LinkByName(name)
 		if _, gone := err.(netlink.LinkNotFoundError); gone {
 			continue
@@ -263,7 +362,7 @@ func (k *Kernel) deleteLinks(names []string) error {
 			return err
 		}
 		if hl := toHostLink(l); !hl.ours() && !hl.made() {
-			return fmt.Errorf("link %s is not ours any more", name)
+			return fmt.Errorf("link %s is %w any more", name, errNotOurs)
 		}
 		if err := k.host.LinkSetGroup(l, doomedGroup); err != nil {
 			return fmt.Errorf("set group of %s: %w", name, err)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -17,7 +18,6 @@ import (
 
 // netnsState is what was read of one named namespace.
 type netnsState struct {
-	inode uint64
 	nsid  int // as events name it; -1: none yet
 	ours  bool
 	up    bool             // lo is
@@ -56,7 +56,7 @@ func (n openedNetns) do(f func(*netlink.Handle) error) error {
 	return f(h)
 }
 
-// in calls f with a handle in the host's namespace or in a named one.
+// in calls f with a handle in the host's namespace or in a lane's.
 func (k *Kernel) in(name string, f func(*netlink.Handle) error) error {
 	if name == "" {
 		return f(k.host)
@@ -66,17 +66,37 @@ func (k *Kernel) in(name string, f func(*netlink.Handle) error) error {
 		return err
 	}
 	defer ns.Close()
-	return ns.do(f)
+	return ns.do(func(h *netlink.Handle) error {
+		if err := requireOurs(h, name); err != nil {
+			return err
+		}
+		return f(h)
+	})
+}
+
+// requireOurs returns an error unless the namespace that h is in carries our tag for a lane.
+func requireOurs(h *netlink.Handle, name string) error {
+	lo, err := h.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	if lo.Attrs().Alias != policy.AliasPrefix+name {
+		return fmt.Errorf("namespace %s is %w", name, errNotOurs)
+	}
+	return nil
 }
 
 func (k *Kernel) readNetns(p parts) error {
-	if p.netnsList || p.allNetns {
+	if k.files != nil && !k.files.watches(policy.NetnsDir) && (p.newNetns || len(p.netns.names) > 0) {
+		p.netns.all = true // the folder came just now, and who knows what with it
+	}
+	if p.netns.all {
+		if k.files != nil {
+			k.files.add(policy.NetnsDir)
+		}
 		entries, err := os.ReadDir(policy.NetnsDir)
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("list namespaces: %w", err)
-		}
-		if err == nil && k.files != nil {
-			k.files.add(policy.NetnsDir)
 		}
 		found := make(map[string]bool, len(entries))
 		for _, e := range entries {
@@ -85,50 +105,60 @@ func (k *Kernel) readNetns(p parts) error {
 		for name := range k.netns {
 			if !found[name] {
 				delete(k.netns, name)
+				put(&k.dirty.netns, name)
 			}
 		}
 		for name := range found {
-			k.readOneNetns(name, p.allNetns)
+			k.readOneNetns(name)
 		}
 		return nil
 	}
 	for name, ns := range k.netns {
-		if p.nsids[ns.nsid] {
-			k.readOneNetns(name, true)
+		// What is bound to a name that had no namespace yet made no event, only the namespace did.
+		if p.nsids[ns.nsid] || p.newNetns && ns.nsid < 0 {
+			p.netns.name(name)
 		}
+	}
+	for name := range p.netns.names {
+		k.readOneNetns(name)
 	}
 	return nil
 }
 
-// readOneNetns reads a namespace again when reread is set or it is another one
-// than before. Others' namespaces are only looked into once, for their tag.
-func (k *Kernel) readOneNetns(name string, reread bool) {
+// readOneNetns reads a namespace again; others' only for their tag.
+func (k *Kernel) readOneNetns(name string) {
+	put(&k.dirty.netns, name)
 	ns, err := openNetns(name)
+	if errors.Is(err, os.ErrNotExist) {
+		delete(k.netns, name)
+		return
+	}
 	if err != nil {
 		// A name without a namespace (a crash, a missed unmount) is as foreign as it gets.
 		k.netns[name] = &netnsState{nsid: -1}
 		return
 	}
 	defer ns.Close()
-	var st unix.Stat_t
-	if err := unix.Fstat(int(ns), &st); err != nil {
-		k.netns[name] = &netnsState{nsid: -1}
-		return
-	}
-	if old, ok := k.netns[name]; ok && old.inode == st.Ino && (!reread || !old.ours) && old.nsid >= 0 {
-		return
-	}
-	state := &netnsState{inode: st.Ino, nsid: -1}
+	old, state := k.netns[name], &netnsState{nsid: -1}
 	k.netns[name] = state
 	if id, err := k.host.GetNetNsIdByFd(int(ns)); err == nil {
 		state.nsid = id
 	}
 	if err := ns.do(func(h *netlink.Handle) error { return state.read(h, name) }); err != nil {
 		k.log.Warn("read namespace", "netns", name, "error", err)
+		if old != nil { // better what was than half of what is
+			k.netns[name] = old
+		}
+		k.stale.mark(func(p *parts) { p.netns.name(name) })
 	}
 }
 
 func (s *netnsState) read(h *netlink.Handle, name string) error {
+	lo, err := h.LinkByName("lo")
+	if err != nil || lo.Attrs().Alias != policy.AliasPrefix+name {
+		return err
+	}
+	s.ours, s.up = true, lo.Attrs().RawFlags&unix.IFF_UP != 0
 	links, err := dump("links", h.LinkList)
 	if err != nil {
 		return err
@@ -137,13 +167,6 @@ func (s *netnsState) read(h *netlink.Handle, name string) error {
 	for _, l := range links {
 		hl := toHostLink(l)
 		s.links[hl.index] = hl
-		if hl.name == "lo" {
-			s.ours, s.up = hl.alias == policy.AliasPrefix+name, hl.up
-		}
-	}
-	if !s.ours {
-		s.links = nil
-		return nil
 	}
 	if s.addrs, err = listAddrs(h); err != nil {
 		return err
@@ -152,40 +175,38 @@ func (s *netnsState) read(h *netlink.Handle, name string) error {
 	return err
 }
 
-// observeNetns adds our namespaces and what is ours in them: the veth's inner
-// end, its addresses, and routes that we made. The rest is the programs' own.
-func (k *Kernel) observeNetns(state policy.State, host *policy.Host) {
-	for name, ns := range k.netns {
-		if !ns.ours {
-			host.Netns[name] = true
-			continue
-		}
-		state.Add(policy.Netns{Name: name, Up: ns.up})
-		inner := func(index int) (hostLink, bool) {
-			l, ok := ns.links[index]
-			outer, paired := k.links[l.peer]
-			return l, ok && l.kind == "veth" && paired && outer.peer == l.index && outer.ours()
-		}
-		for _, a := range ns.addrs {
-			if l, ok := inner(a.link); ok {
-				state.Add(policy.Addr{Netns: name, Link: l.name, Prefix: a.prefix})
-			}
-		}
-		for _, r := range ns.route {
-			if r.protocol == policy.Protocol {
-				state.Add(r.object(name, ns.links[r.link].name))
-			}
+// netnsObjects returns a namespace of ours and what is ours in it: the veth's inner
+// end's addresses, and routes that we made. The rest is the programs' own.
+func (k *Kernel) netnsObjects(name string) []object {
+	ns, ok := k.netns[name]
+	if !ok || !ns.ours {
+		return nil
+	}
+	out := []object{{policy.Netns{Name: name, Up: ns.up}, name}}
+	for _, a := range ns.addrs {
+		l, ok := ns.links[a.link]
+		if outer, paired := k.links[l.peer]; ok && l.kind == "veth" && paired && outer.peer == l.index && outer.ours() {
+			out = append(out, object{policy.Addr{Netns: name, Link: l.name, Prefix: a.prefix}, name})
 		}
 	}
+	for _, r := range ns.route {
+		if r.protocol == policy.Protocol {
+			out = append(out, object{r.object(name, ns.links[r.link].name), name})
+		}
+	}
+	return out
 }
 
 func (k *Kernel) applyNetns(op policy.Op, n policy.Netns) error {
-	k.stale.mark(func(p *parts) { p.netnsList, p.allNetns, p.links = true, true, true })
+	k.stale.mark(func(p *parts) { p.netns.name(n.Name) })
 	switch op.Verb {
 	case policy.Add:
-		return addNetns(n.Name)
+		return k.addNetns(n.Name)
 	case policy.Remove:
-		return deleteNetns(n.Name)
+		if veth := k.outerEnd(n.Name); veth != "" {
+			k.touch(veth) // goes with it
+		}
+		return k.deleteNetns(n.Name)
 	}
 	return k.in(n.Name, setLoUp)
 }
@@ -200,9 +221,17 @@ func setLoUp(h *netlink.Handle) error {
 
 // addNetns makes a namespace and binds it to name. It carries its tag before it has
 // the name, and so does the file below it: what a crash leaves is known as ours.
-func addNetns(name string) error {
+func (k *Kernel) addNetns(name string) error {
 	if err := prepareNetnsDir(); err != nil {
 		return err
+	}
+	values := slices.Clone(policy.NetnsSysctls)
+	for _, key := range policy.NetnsInherited {
+		v, err := k.switches.read(key)
+		if err != nil {
+			continue // a kernel older than the switch
+		}
+		values = append(values, policy.Sysctl{Key: key, Value: v})
 	}
 	path := policy.NetnsPath(name)
 	if err := createFile(path, policy.FileTag+name+"\n", 0o444); err != nil {
@@ -212,9 +241,10 @@ func addNetns(name string) error {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return fmt.Errorf("unshare: %w", err)
 		}
-		for _, s := range policy.NetnsSysctls {
-			// The kernel shows the switches of the thread's namespace.
-			if err := os.WriteFile(procSys+s.Key, []byte(s.Value), 0); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		own := openSwitches()
+		defer own.close()
+		for _, s := range values {
+			if err := own.write(s.Key, s.Value); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return err
 			}
 		}
@@ -260,8 +290,26 @@ func prepareNetnsDir() error {
 	return nil
 }
 
-func deleteNetns(name string) error {
+// outerEnd returns the host's end of the veth into a namespace of ours; empty when there is none.
+func (k *Kernel) outerEnd(netns string) string {
+	for _, l := range k.innerLinks(netns) {
+		return k.links[l.peer].name
+	}
+	return ""
+}
+
+// deleteNetns takes the name from a namespace of ours, which ends when no program is in it any more.
+func (k *Kernel) deleteNetns(name string) error {
 	path := policy.NetnsPath(name)
+	err := k.in(name, func(*netlink.Handle) error { return nil })
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil
+	case errors.Is(err, errNotNetns) && isOurPlaceholder(name):
+		// Made by us, and nothing bound to it.
+	case err != nil:
+		return err
+	}
 	if err := unix.Unmount(path, unix.MNT_DETACH); err != nil && err != unix.EINVAL && err != unix.ENOENT {
 		return fmt.Errorf("unmount %s: %w", path, err)
 	}
@@ -285,10 +333,16 @@ func removeUnboundNetns() {
 			ns.Close()
 			continue
 		}
-		if data, err := os.ReadFile(path); err == nil && string(data) == policy.FileTag+e.Name()+"\n" {
+		if isOurPlaceholder(e.Name()) {
 			os.Remove(path)
 		}
 	}
+}
+
+// isOurPlaceholder tells whether a plain file is one that addNetns made to bind a namespace to.
+func isOurPlaceholder(name string) bool {
+	data, err := os.ReadFile(policy.NetnsPath(name))
+	return err == nil && string(data) == policy.FileTag+name+"\n"
 }
 
 // removeNetnsDir takes away what prepareNetnsDir made, when nothing is left in it.

@@ -22,7 +22,7 @@ func TestPortsAreSeen(t *testing.T) {
 		default:
 		}
 	})
-	want := testState(t, k)
+	want := testState()
 	converge(t, k, want)
 	sh(t, "ip link add docker0 type bridge; ip link add tap7 type veth peer name tap8")
 	for _, step := range []struct {

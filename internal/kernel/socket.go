@@ -1,0 +1,112 @@
+package kernel
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// ErrNoDestroy says that this kernel can't end sockets of programs. They then find out by themselves,
+// which may take them minutes.
+var ErrNoDestroy = errors.New("the kernel can't end programs' connections (it lacks CONFIG_INET_DIAG_DESTROY)")
+
+// Of linux/sock_diag.h, inet_diag.h and net/tcp_states.h, which package unix has not.
+const (
+	sockDiagByFamily, sockDestroy = 20, 21
+
+	sizeofSocketID   = 48 // struct inet_diag_sockid
+	sizeofDiagReq    = 8 + sizeofSocketID
+	sizeofDiagAnswer = 4 + sizeofSocketID // what is read of struct inet_diag_msg
+
+	// States. Listening sockets and those that no program has any more are of no interest.
+	tcpEstablished, tcpSynSent, tcpSynRecv, tcpFinWait1, tcpFinWait2, tcpCloseWait, tcpClosing, tcpNewSynRecv = 1, 2, 3, 4, 5, 8, 11, 12
+
+	connectedStates = 1<<tcpEstablished | 1<<tcpSynSent | 1<<tcpSynRecv | 1<<tcpFinWait1 | 1<<tcpFinWait2 |
+		1<<tcpCloseWait | 1<<tcpClosing | 1<<tcpNewSynRecv
+)
+
+// socketID identifies a socket to the kernel.
+type socketID [sizeofSocketID]byte
+
+// destroySockets ends a lane's TCP and UDP sockets that are connected to somewhere outside: their
+// programs get ECONNABORTED at once.
+func destroySockets(name string) error {
+	ns, err := openNetns(name)
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	if err := ns.do(func(h *netlink.Handle) error { return requireOurs(h, name) }); err != nil {
+		return err
+	}
+	d, err := openDirectIn(ns, unix.NETLINK_SOCK_DIAG)
+	if err != nil {
+		return err
+	}
+	defer d.close()
+	var errs []error
+	for _, protocol := range []uint8{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
+		_ = bothFamilies.each(func(af uint8) error {
+			errs = append(errs, d.destroySockets(af, protocol))
+			return nil
+		})
+	}
+	return errors.Join(errs...)
+}
+
+func (d *direct) destroySockets(af, protocol uint8) error {
+	states := uint32(connectedStates)
+	if protocol == unix.IPPROTO_UDP {
+		states = 1 << tcpEstablished // connected
+	}
+	var doomed []socketID
+	dumps.Add(1)
+	err := d.do(sockDiagByFamily, unix.NLM_F_DUMP, socketRequest(af, protocol, states, socketID{}), func(body []byte) {
+		if id, ok := parseSocket(body); ok {
+			doomed = append(doomed, id)
+		}
+	})
+	if err == unix.ENOENT || err == unix.EAFNOSUPPORT {
+		return nil // no such family or protocol, and so no sockets
+	}
+	if err != nil {
+		return fmt.Errorf("list sockets: %w", err)
+	}
+	for _, id := range doomed {
+		switch err := d.do(sockDestroy, unix.NLM_F_ACK, socketRequest(af, protocol, states, id), nil); err {
+		case nil, unix.ENOENT: // it is gone
+		case unix.EOPNOTSUPP:
+			return ErrNoDestroy
+		default:
+			return fmt.Errorf("end a socket: %w", err)
+		}
+	}
+	return nil
+}
+
+// socketRequest is a struct inet_diag_req_v2.
+func socketRequest(af, protocol uint8, states uint32, id socketID) []byte {
+	b := make([]byte, 4, sizeofDiagReq)
+	b[0], b[1] = af, protocol
+	b = binary.NativeEndian.AppendUint32(b, states)
+	return append(b, id[:]...)
+}
+
+// parseSocket reads a struct inet_diag_msg; false for a socket that is connected to nobody, or to
+// somebody in its own namespace.
+func parseSocket(body []byte) (id socketID, outside bool) {
+	if len(body) < sizeofDiagAnswer || familiesOf(body[0]) == 0 {
+		return id, false
+	}
+	copy(id[:], body[4:])
+	size := 16
+	if body[0] == unix.AF_INET {
+		size = 4
+	}
+	// Ports come first, then room for two addresses of IPv6.
+	local, peer := address(id[4:][:size]).Unmap(), address(id[20:][:size]).Unmap()
+	return id, !peer.IsUnspecified() && !peer.IsLoopback() && peer != local && peer.IsValid()
+}
