@@ -2,106 +2,100 @@ package firewall
 
 import (
 	"testing"
-	"time"
-
-	"github.com/coreos/go-iptables/iptables"
 
 	"uplane/policy"
 )
 
-// TestThousandLanes reports what a large host pays. The figures of nftables are three times the daemon's: every
-// netlink read of a goroutine that is locked to its thread, as in these tests, costs a switch of threads (0.1 ms).
-func TestThousandLanes(t *testing.T) {
-	each(t, func(w world) {
-		want := lanes(1000)
-		timed := func(what string, do func()) {
-			start := time.Now()
-			do()
-			w.Logf("%s, 4000 rules: %.1f ms", what, time.Since(start).Seconds()*1000)
-		}
-		timed("apply", func() { w.apply(want, nil) })
-		timed("observe", func() { w.observe() })
-		timed("observe again", func() { w.observe() })
-		w.must(want)
-		timed("replace", func() { w.apply(lanes(999), nil) })
-		timed("delete", func() { w.apply(nil, want) })
-		w.must(nil)
-	})
+// thousand is a large host: a thousand lanes of six elements, or of four rules.
+func thousand(w world) policy.State {
+	if w.cli == "" {
+		return table(1000)
+	}
+	return manyChains(1000)
 }
 
-func benchmark(b *testing.B, run func(world)) {
-	for _, name := range []string{"iptables", "iptables-legacy", "nftables"} {
+func benchmark(b *testing.B, run func(w world, all policy.State)) {
+	for _, name := range []string{"nftables", "iptables-nft", "iptables-legacy"} {
 		b.Run(name, func(b *testing.B) {
 			w := open(b, name)
-			w.apply(lane(), nil)
-			for b.Loop() {
-				run(w)
-			}
+			all := thousand(w)
+			w.reach(all)
+			w.observe()
+			run(w, all)
 		})
 	}
 }
 
-// BenchmarkObserveUnchanged is what a poke costs that was about something else.
+// BenchmarkObserveUnchanged is what a look costs when nobody tells of changes: netlink reads of a goroutine that is locked
+// to its thread, as in these tests, cost a switch of threads (0.1 ms) more than the daemon's.
 func BenchmarkObserveUnchanged(b *testing.B) {
-	benchmark(b, func(w world) { w.observe() })
+	benchmark(b, func(w world, _ policy.State) {
+		for w.TB.(*testing.B).Loop() {
+			w.observe()
+		}
+	})
+}
+
+// BenchmarkObserveFollowed is what it costs while Follow runs.
+func BenchmarkObserveFollowed(b *testing.B) {
+	w := open(b, "nftables")
+	w.follow(func() {})
+	w.reach(table(1000))
+	w.observe()
+	for b.Loop() {
+		w.observe()
+	}
 }
 
 // BenchmarkObserveChanged reads everything.
 func BenchmarkObserveChanged(b *testing.B) {
-	benchmark(b, func(w world) {
-		w.generation = 0
-		w.observe()
+	benchmark(b, func(w world, _ policy.State) {
+		for w.TB.(*testing.B).Loop() {
+			w.ours.generation = 0
+			w.observe()
+		}
 	})
 }
 
-// BenchmarkReplace swaps three chains, of which two differ.
-func BenchmarkReplace(b *testing.B) {
-	other := lane()
-	other[0].Rules, other[2].Rules = "-i ul-steam -j DROP", ""
-	turn := 0
-	benchmark(b, func(w world) {
-		turn++
-		w.apply([][]policy.Chain{lane(), other}[turn%2], nil)
+// BenchmarkAddLane adds a lane to the thousand, looks, and removes it again: two changes and two looks.
+func BenchmarkAddLane(b *testing.B) {
+	benchmark(b, func(w world, all policy.State) {
+		less := table(999)
+		if w.cli != "" {
+			less = manyChains(999)
+		}
+		remove, add := policy.Diff(all, less), policy.Diff(less, all)
+		for w.TB.(*testing.B).Loop() {
+			w.apply(remove, less)
+			w.observe()
+			w.apply(add, all)
+			w.observe()
+		}
 	})
 }
 
-// BenchmarkUp makes the chains of the first lane.
-func BenchmarkUp(b *testing.B) {
-	benchmark(b, func(w world) {
-		b := w.TB.(*testing.B)
-		b.StopTimer()
-		w.apply(nil, lane())
-		b.StartTimer()
-		w.apply(lane(), nil)
-	})
-}
-
-// BenchmarkDown deletes them without a trace.
-func BenchmarkDown(b *testing.B) {
-	benchmark(b, func(w world) {
-		w.apply(nil, lane())
-		b := w.TB.(*testing.B)
-		b.StopTimer()
-		w.apply(lane(), nil)
-		b.StartTimer()
-	})
-}
-
-// BenchmarkObserveByGoIPTables reads the same six chains by the library, a fork each, for comparison.
-func BenchmarkObserveByGoIPTables(b *testing.B) {
-	w := open(b, "iptables")
-	w.apply(lane(), nil)
-	cli, err := iptables.New(iptables.Timeout(lockWait))
-	if err != nil {
-		b.Fatal(err)
-	}
-	for b.Loop() {
-		for _, c := range lane() {
-			for _, name := range []string{c.Name, c.Hook} {
-				if _, err := cli.List(c.Table, name); err != nil {
-					b.Fatal(err)
-				}
+// BenchmarkReplaceAll makes everything anew: the table and its 6000 elements in one transaction.
+func BenchmarkReplaceAll(b *testing.B) {
+	benchmark(b, func(w world, all policy.State) {
+		ops := policy.Diff(nil, all)
+		for i := range ops {
+			if _, ok := ops[i].Object.(policy.Table); ok {
+				ops[i].Verb, ops[i].Have = policy.Replace, policy.Table{}
 			}
 		}
+		for w.TB.(*testing.B).Loop() {
+			w.apply(ops, all)
+		}
+	})
+}
+
+// BenchmarkDoors is a look at FORWARD of a host with Docker, each time after a change by somebody.
+func BenchmarkDoors(b *testing.B) {
+	w := open(b, "nftables")
+	w.cli = "iptables-nft"
+	w.sh(docker)
+	for b.Loop() {
+		w.doors.generation = 0
+		w.observeDoors()
 	}
 }

@@ -1,104 +1,75 @@
 package firewall
 
 import (
-	"encoding/binary"
+	"errors"
 	"fmt"
+	"time"
 
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
-// generation is the id of the kernel's nftables rules in this namespace: every committed change moves it, and it is
-// never 0. Asking costs 0.1 ms, reading the rules with iptables-save 2 ms.
+// generation is the id of the kernel's nftables rules in this namespace: every committed change moves it by one, and it is
+// never 0. Asking costs 0.06 ms, reading the rules of a thousand lanes 20 ms.
 func generation() (uint32, error) {
-	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+	conn, err := dial()
 	if err != nil {
-		return 0, fmt.Errorf("open nftables: %w", err)
+		return 0, err
 	}
 	defer conn.Close()
-	replies, err := conn.Execute(nftMessage(unix.NFT_MSG_GETGEN, 0, nil))
+	answers, err := ask(conn, unix.NFT_MSG_GETGEN, 0, unix.AF_UNSPEC, nil)
 	if err != nil {
 		return 0, fmt.Errorf("read nftables generation: %w", err)
 	}
-	for _, r := range replies {
-		if len(r.Data) < 4 {
-			continue
-		}
-		attributes, err := netlink.UnmarshalAttributes(r.Data[4:])
-		if err != nil {
-			return 0, fmt.Errorf("read nftables generation: %w", err)
-		}
-		for _, a := range attributes {
-			if a.Type == unix.NFTA_GEN_ID && len(a.Data) == 4 {
-				return binary.BigEndian.Uint32(a.Data), nil
-			}
+	for _, a := range answers {
+		if now := a.number(unix.NFTA_GEN_ID); now != 0 {
+			return now, nil
 		}
 	}
-	return 0, fmt.Errorf("read nftables generation: none in the answer")
+	return 0, errors.New("read nftables generation: none in the answer")
 }
 
-// deleteAt deletes IPv4 chains and tables in one transaction, which fails with ERESTART if the generation is not at
-// any more. google/nftables cannot say that, and deletes a chain together with whatever rule just got into it.
-func deleteAt(at uint32, objects []object) error {
-	if len(objects) == 0 {
-		return nil
-	}
-	begin := batchMessage(unix.NFNL_MSG_BATCH_BEGIN)
-	genID := binary.BigEndian.AppendUint32(nil, at)
-	attributes, err := netlink.MarshalAttributes([]netlink.Attribute{{Type: unix.NFNL_BATCH_GENID, Data: genID}})
-	if err != nil {
-		return err
-	}
-	begin.Data = append(begin.Data, attributes...)
-	batch := []netlink.Message{begin}
-	for _, o := range objects {
-		kind, names := uint16(unix.NFT_MSG_DELTABLE), []netlink.Attribute{{Type: unix.NFTA_TABLE_NAME, Data: []byte(o.table + "\x00")}}
-		if o.chain != "" {
-			kind = unix.NFT_MSG_DELCHAIN
-			names = []netlink.Attribute{
-				{Type: unix.NFTA_CHAIN_TABLE, Data: []byte(o.table + "\x00")},
-				{Type: unix.NFTA_CHAIN_NAME, Data: []byte(o.chain + "\x00")},
-			}
+// Somebody who writes rules all the time must not keep us from reading them.
+const (
+	readTries = 10
+	readPause = 2 * time.Millisecond // more with each try
+)
+
+// steady calls read until no transaction came between: what the kernel lists meanwhile may be half old and half new. It
+// returns the generation that read saw.
+func steady(read func() error) (uint32, error) {
+	for try := range readTries {
+		before, err := generation()
+		if err != nil {
+			return 0, err
 		}
-		attributes, err := netlink.MarshalAttributes(names)
+		failed := read()
+		after, err := generation()
+		if err != nil {
+			return 0, err
+		}
+		if before == after {
+			return before, failed
+		}
+		time.Sleep(time.Duration(try) * readPause)
+	}
+	return 0, errors.New("read nftables: another program changes the rules all the time")
+}
+
+// atGeneration commits what change makes of the rules, or nothing when they are others by then: then it looks again.
+func atGeneration(change func() (batch, error)) error {
+	for try := range readTries {
+		var b batch
+		at, err := steady(func() (err error) {
+			b, err = change()
+			return err
+		})
 		if err != nil {
 			return err
 		}
-		m := nftMessage(kind, unix.NFPROTO_IPV4, attributes)
-		m.Header.Flags |= netlink.Acknowledge
-		batch = append(batch, m)
-	}
-	batch = append(batch, batchMessage(unix.NFNL_MSG_BATCH_END))
-
-	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
-	if err != nil {
-		return fmt.Errorf("open nftables: %w", err)
-	}
-	defer conn.Close()
-	if _, err := conn.SendMessages(batch); err != nil {
-		return err
-	}
-	for range objects { // one acknowledgement each, or one error for all
-		if _, err := conn.Receive(); err != nil {
+		if err := b.commit(at); !errors.Is(err, unix.ERESTART) {
 			return err
 		}
+		time.Sleep(time.Duration(try) * readPause)
 	}
-	return nil
-}
-
-func nftMessage(kind uint16, family uint8, attributes []byte) netlink.Message {
-	return netlink.Message{
-		Header: netlink.Header{
-			Type:  netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | kind),
-			Flags: netlink.Request,
-		},
-		Data: append([]byte{family, unix.NFNETLINK_V0, 0, 0}, attributes...),
-	}
-}
-
-func batchMessage(kind netlink.HeaderType) netlink.Message {
-	return netlink.Message{
-		Header: netlink.Header{Type: kind, Flags: netlink.Request},
-		Data:   []byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, unix.NFNL_SUBSYS_NFTABLES},
-	}
+	return errors.New("write nftables: another program changes the rules all the time")
 }

@@ -1,221 +1,235 @@
 package firewall
 
 import (
+	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
-	"github.com/google/nftables"
-	"github.com/google/nftables/userdata"
 	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
 
 	"uplane/policy"
 )
 
-// nftablesBackend keeps the same chains in a table of our own, without a fork and without any installed program. Its chains
-// hang in the kernel's hooks themselves: no jump can be lost. But an accept in one base chain does not override a drop
-// in another, so hosts whose iptables FORWARD drops (Docker, ufw) need the iptables backend.
-type nftablesBackend struct{}
-
-// tableName is the table of family ip that is ours as a whole.
-const tableName = "uplane"
-
-// maxComment is the longest comment that nft takes, in bytes; the longest rule of package policy has 117.
-const maxComment = 127
-
-// place is where the kernel calls a chain: just before the iptables chain of that table and hook.
-type place struct {
-	table    string
-	kind     nftables.ChainType
-	hook     nftables.ChainHook
-	priority nftables.ChainPriority
-}
-
-var places = map[string]place{
-	policy.ForwardChain:     {"filter", nftables.ChainTypeFilter, *nftables.ChainHookForward, *nftables.ChainPriorityFilter - 1},
-	policy.PostroutingChain: {"nat", nftables.ChainTypeNAT, *nftables.ChainHookPostrouting, *nftables.ChainPriorityNATSource - 1},
-	policy.PreroutingChain:  {"mangle", nftables.ChainTypeFilter, *nftables.ChainHookPrerouting, *nftables.ChainPriorityMangle - 1},
-}
+// nftables keeps table inet uplane, without a fork and without any installed program. Its chains hang in the kernel's
+// hooks themselves, so nobody can lose a jump to them.
+type nftables struct{}
 
 func openNFTables() (*Firewall, error) {
 	if _, err := generation(); err != nil {
-		return nil, fmt.Errorf("%w: install the package iptables or a kernel with nf_tables", err)
+		return nil, err
 	}
-	return &Firewall{backend: nftablesBackend{}}, nil
+	return &Firewall{driver: nftables{}, nfTables: true}, nil
 }
 
-func (nftablesBackend) Name() string      { return "nftables" }
-func (nftablesBackend) Events() bool      { return true }
-func (nftablesBackend) Created() []string { return nil } // the table is ours by its name
+func (nftables) Name() string { return "nftables" }
+func (nftables) Events() bool { return true }
 
-func (nftablesBackend) Missing() ([]string, error) { return nil, nil }
-
-func (n nftablesBackend) read() ([]observed, error) {
-	conn, err := nftables.New()
+// read returns the table, if there is one, and what is in its sets.
+func (nftables) read() (policy.State, error) {
+	conn, err := dial()
 	if err != nil {
 		return nil, err
 	}
-	table, err := n.table(conn)
-	if err != nil || table == nil {
+	defer conn.Close()
+	state, err := readTable(conn)
+	if err != nil {
+		return nil, fmt.Errorf("read nftables table inet %s: %w", policy.TableName, err)
+	}
+	return state, nil
+}
+
+func readTable(conn *netlink.Conn) (policy.State, error) {
+	inTable := payload{}.text(unix.NFTA_TABLE_NAME, policy.TableName) // the first attribute of sets, rules and elements, too
+	tables, err := ask(conn, unix.NFT_MSG_GETTABLE, 0, unix.NFPROTO_INET, inTable)
+	if err != nil || len(tables) == 0 {
 		return nil, err
 	}
-	chains, err := conn.ListChainsOfTableFamily(nftables.TableFamilyIPv4)
+	chains, err := ask(conn, unix.NFT_MSG_GETCHAIN, netlink.Dump, unix.NFPROTO_INET, nil)
 	if err != nil {
-		return nil, fmt.Errorf("list chains: %w", err)
+		return nil, fmt.Errorf("chains: %w", err)
 	}
-	var all []observed
-	for _, c := range chains {
-		if c.Table.Name != tableName || !strings.HasPrefix(c.Name, policy.ChainPrefix) {
+	rules, err := readRules(conn, unix.NFPROTO_INET, inTable)
+	if err != nil {
+		return nil, fmt.Errorf("rules: %w", err)
+	}
+	sets, err := ask(conn, unix.NFT_MSG_GETSET, netlink.Dump, unix.NFPROTO_INET, inTable)
+	if err != nil {
+		return nil, fmt.Errorf("sets: %w", err)
+	}
+	sound := isTable(tables[0]) && haveChains(chains) && haveRules(rules)
+	state := policy.State{}
+	for _, name := range policy.SetOrder {
+		i := slices.IndexFunc(sets, func(a attributes) bool { return a.text(unix.NFTA_SET_NAME) == string(name) })
+		if i < 0 || !isSet(sets[i], name) {
+			sound = false
 			continue
 		}
-		rules, err := conn.GetRules(table, c)
+		elements, pure, err := readElements(conn, name)
 		if err != nil {
-			return nil, fmt.Errorf("list rules of %s: %w", c.Name, err)
+			return nil, fmt.Errorf("set %s: %w", name, err)
 		}
-		lines := make([]string, len(rules))
-		for i, r := range rules {
-			lines[i] = canonical(r)
-		}
-		at := places[c.Name]
-		all = append(all, observed{Chain: policy.Chain{
-			Table:  at.table,
-			Name:   c.Name,
-			Hook:   hookOf(c.Name),
-			Jumped: table.Flags == 0 && at.holds(c), // the only flag of an old kernel is "dormant"
-			Rules:  strings.Join(lines, "\n"),
-		}})
-	}
-	slices.SortFunc(all, byPlace)
-	return all, nil
-}
-
-// canonical is the rule's text, from its comment. A rule that does something else than its comment says, or has none,
-// gives a text that equals no rule's.
-func canonical(r *nftables.Rule) string {
-	text, _ := userdata.GetString(r.UserData, userdata.TypeComment)
-	parsed, err := parseRule(text)
-	if err != nil || !sameExpressions(r.Exprs, parsed.expressions()) {
-		return fmt.Sprintf("# not ours: handle %d %q", r.Handle, text)
-	}
-	return text
-}
-
-func (p place) holds(c *nftables.Chain) bool {
-	return c.Hooknum != nil && *c.Hooknum == p.hook &&
-		c.Priority != nil && *c.Priority == p.priority &&
-		c.Type == p.kind && c.Policy != nil && *c.Policy == nftables.ChainPolicyAccept
-}
-
-func (n nftablesBackend) write(changes []change) error {
-	conn, err := nftables.New(nftables.WithSockOptions(wideBuffers))
-	if err != nil {
-		return err
-	}
-	table := &nftables.Table{Name: tableName, Family: nftables.TableFamilyIPv4}
-	if old, err := n.table(conn); err != nil {
-		return err
-	} else if old != nil && old.Flags != 0 {
-		// A dormant table wakes by being added again; the kernel lets no chain in by the same transaction.
-		conn.AddTable(table)
-		if err := flush(conn); err != nil {
-			return fmt.Errorf("wake nftables table ip %s: %w", tableName, err)
+		sound = sound && pure
+		for _, e := range elements {
+			state[e] = ""
 		}
 	}
-	conn.AddTable(table)
-	for _, c := range changes {
-		if c.from != nil {
-			old := &nftables.Chain{Table: table, Name: c.from.Name}
-			conn.FlushChain(old)
-			if c.to == nil || !c.from.Jumped {
-				conn.DelChain(old)
+	state[policy.Table{Sound: sound}] = ""
+	return state, nil
+}
+
+// isTable: it is awake, nobody owns it, and it holds as many chains and sets as we make, and nothing else.
+func isTable(a attributes) bool {
+	return a.number(unix.NFTA_TABLE_FLAGS) == 0 &&
+		a.number(unix.NFTA_TABLE_USE) == uint32(len(policy.Chains)+len(policy.Sets))
+}
+
+func haveChains(all []attributes) bool {
+	for _, c := range policy.Chains {
+		want, err := parseAttributes(chainPayload(c))
+		if err != nil {
+			return false
+		}
+		if !slices.ContainsFunc(all, func(have attributes) bool {
+			return same(want, have, unix.NFTA_CHAIN_TABLE, unix.NFTA_CHAIN_NAME, unix.NFTA_CHAIN_TYPE, unix.NFTA_CHAIN_HOOK, unix.NFTA_CHAIN_POLICY)
+		}) {
+			return false
+		}
+	}
+	return true
+}
+
+func haveRules(all []chainRule) bool {
+	for _, c := range policy.Chains {
+		have := slices.DeleteFunc(slices.Clone(all), func(r chainRule) bool { return r.chain != c.Name })
+		if !slices.EqualFunc(have, c.Rules, func(r chainRule, want policy.FilterRule) bool { return r.is(expressions(want)) }) {
+			return false
+		}
+	}
+	return true
+}
+
+// same compares attributes of the given types; what neither has is the same.
+func same(a, b attributes, kinds ...uint16) bool {
+	return !slices.ContainsFunc(kinds, func(k uint16) bool { return !bytes.Equal(a[k], b[k]) })
+}
+
+// write does all operations in one transaction: first what has to go, so that a key is free before it is taken again.
+func (nftables) write(ops []policy.Op, _ policy.State) error {
+	var b batch
+	anew, gone := false, false
+	for _, op := range ops {
+		if _, ok := op.Object.(policy.Table); ok {
+			if op.Verb != policy.Add {
+				b.add(unix.NFT_MSG_DELTABLE, 0, unix.NFPROTO_INET, payload{}.text(unix.NFTA_TABLE_NAME, policy.TableName))
 			}
+			anew, gone = op.Verb != policy.Remove, op.Verb == policy.Remove
 		}
-		if c.to == nil {
-			continue
-		}
-		if err := addChain(conn, table, c.to); err != nil {
+	}
+	if anew {
+		if err := addTable(&b); err != nil {
 			return err
 		}
 	}
-	if err := flush(conn); err != nil {
-		return fmt.Errorf("write nftables table ip %s: %w", tableName, err)
-	}
-	return nil
-}
-
-// addChain queues the chain and its rules.
-func addChain(conn *nftables.Conn, table *nftables.Table, c *policy.Chain) error {
-	at, ok := places[c.Name]
-	if !ok || at.table != c.Table {
-		return fmt.Errorf("chain %s in table %s has no place in nftables", c.Name, c.Table)
-	}
-	accept := nftables.ChainPolicyAccept
-	chain := conn.AddChain(&nftables.Chain{
-		Table: table, Name: c.Name,
-		Type: at.kind, Hooknum: &at.hook, Priority: &at.priority, Policy: &accept,
-	})
-	for _, line := range c.Lines() {
-		r, err := parseRule(line)
-		if err != nil {
-			return fmt.Errorf("chain %s: %w", c.Name, err)
+	remove, add := map[policy.SetName][]policy.Element{}, map[policy.SetName][]policy.Element{}
+	for _, op := range ops {
+		switch o := op.Object.(type) {
+		case policy.Table:
+		case policy.Element:
+			switch op.Verb {
+			case policy.Remove:
+				remove[o.Set] = append(remove[o.Set], o)
+			case policy.Replace:
+				remove[o.Set] = append(remove[o.Set], op.Have.(policy.Element))
+				fallthrough
+			default:
+				add[o.Set] = append(add[o.Set], o)
+			}
+		default:
+			return fmt.Errorf("nftables does not keep %s", op)
 		}
-		if len(line) > maxComment {
-			return fmt.Errorf("chain %s: rule %q is longer than %d bytes", c.Name, line, maxComment)
+	}
+	for _, name := range policy.SetOrder {
+		if gone {
+			break // they go with the table
 		}
-		conn.AddRule(&nftables.Rule{
-			Table: table, Chain: chain, Exprs: r.expressions(),
-			UserData: userdata.AppendString(nil, userdata.TypeComment, line),
-		})
+		if !anew {
+			if err := addElements(&b, unix.NFT_MSG_DELSETELEM, 0, name, remove[name]); err != nil {
+				return err
+			}
+		}
+		if err := addElements(&b, unix.NFT_MSG_NEWSETELEM, netlink.Create, name, add[name]); err != nil {
+			return err
+		}
+	}
+	if err := b.commit(0); err != nil {
+		return fmt.Errorf("write nftables table inet %s: %w%s", policy.TableName, err, hint(err))
 	}
 	return nil
 }
 
-func (n nftablesBackend) sweep() error {
-	conn, err := nftables.New()
-	if err != nil {
-		return err
+// hint says who is in the way.
+func hint(err error) string {
+	if errors.Is(err, unix.EPERM) {
+		return " (another program owns a table of that name: nft list table inet " + policy.TableName + ")"
 	}
-	table, err := n.table(conn)
-	if err != nil || table == nil || table.Use > 0 {
-		return err
+	return ""
+}
+
+// addTable makes the table with its sets, chains and rules.
+func addTable(b *batch) error {
+	// Exclusive: into a table that somebody has made meanwhile our rules would go a second time.
+	b.add(unix.NFT_MSG_NEWTABLE, netlink.Create|netlink.Excl, unix.NFPROTO_INET,
+		payload{}.text(unix.NFTA_TABLE_NAME, policy.TableName).number(unix.NFTA_TABLE_FLAGS, 0))
+	for i, name := range policy.SetOrder {
+		p := setPayload(name).number(unix.NFTA_SET_ID, uint32(i+1))
+		b.add(unix.NFT_MSG_NEWSET, netlink.Create, unix.NFPROTO_INET, p)
 	}
-	conn.DelTable(table)
-	if err := flush(conn); err != nil {
-		return fmt.Errorf("delete nftables table ip %s: %w", tableName, err)
+	for _, c := range policy.Chains {
+		b.add(unix.NFT_MSG_NEWCHAIN, netlink.Create, unix.NFPROTO_INET, chainPayload(c))
+	}
+	for _, c := range policy.Chains {
+		for _, r := range c.Rules {
+			list, err := expressionList(unix.NFPROTO_INET, expressions(r))
+			if err != nil {
+				return fmt.Errorf("rule %q: %w", r, err)
+			}
+			b.add(unix.NFT_MSG_NEWRULE, netlink.Create|netlink.Append, unix.NFPROTO_INET, payload{}.
+				text(unix.NFTA_RULE_TABLE, policy.TableName).
+				text(unix.NFTA_RULE_CHAIN, c.Name).
+				nest(unix.NFTA_RULE_EXPRESSIONS, list))
+		}
 	}
 	return nil
 }
 
-// table is ours, nil if there is none.
-func (nftablesBackend) table(conn *nftables.Conn) (*nftables.Table, error) {
-	all, err := conn.ListTablesOfFamily(nftables.TableFamilyIPv4)
-	if err != nil {
-		return nil, fmt.Errorf("list tables: %w", err)
-	}
-	i := slices.IndexFunc(all, func(t *nftables.Table) bool { return t.Name == tableName })
-	if i < 0 {
-		return nil, nil
-	}
-	return all[i], nil
+var hooks = map[string]uint32{
+	"prerouting":  unix.NF_INET_PRE_ROUTING,
+	"input":       unix.NF_INET_LOCAL_IN,
+	"forward":     unix.NF_INET_FORWARD,
+	"output":      unix.NF_INET_LOCAL_OUT,
+	"postrouting": unix.NF_INET_POST_ROUTING,
 }
 
-// flush sends what is queued. Of the errors, one for every message that suffers from the first, it keeps the first.
-func flush(conn *nftables.Conn) error {
-	err := conn.Flush()
-	if err == nil {
-		return nil
+func chainPayload(c policy.TableChain) payload {
+	p := payload{}.text(unix.NFTA_CHAIN_TABLE, policy.TableName).text(unix.NFTA_CHAIN_NAME, c.Name)
+	if c.Hook == "" {
+		return p
 	}
-	first, _, _ := strings.Cut(err.Error(), "\n")
-	return errors.New(first)
+	return p.
+		text(unix.NFTA_CHAIN_TYPE, c.Type).
+		number(unix.NFTA_CHAIN_POLICY, verdictAccept).
+		nest(unix.NFTA_CHAIN_HOOK, payload{}.
+			number(unix.NFTA_HOOK_HOOKNUM, hooks[c.Hook]).
+			number(unix.NFTA_HOOK_PRIORITY, uint32(int32(c.Priority))))
 }
 
-// wideBuffers lets one transaction and its acknowledgements, one a rule, through: at the default 208 KiB a batch fails
-// with ENOBUFS from 200 rules on and with EMSGSIZE from 500.
-func wideBuffers(conn *netlink.Conn) error {
-	const size = 64 << 20 // bytes; a limit, not an allocation
-	if err := conn.SetWriteBuffer(size); err != nil {
-		return err
-	}
-	return conn.SetReadBuffer(size)
-}
+// Verdicts of a packet, from linux/netfilter.h.
+const (
+	verdictDrop   = 0
+	verdictAccept = 1
+)
+
+func native(n uint32) []byte { return binary.NativeEndian.AppendUint32(nil, n) }

@@ -2,9 +2,12 @@ package firewall
 
 import (
 	"fmt"
+	"maps"
+	"net/netip"
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -39,20 +42,19 @@ func sh(t testing.TB, script string) string {
 	return string(out)
 }
 
-// world is a backend in a fresh namespace.
+const ruleset = "nft list ruleset"
+
+// world is a Firewall in a fresh namespace.
 type world struct {
 	testing.TB
 	*Firewall
-	cli string // iptables or iptables-legacy; empty: nftables alone
+	cli string // iptables or iptables-legacy; empty: nftables
 }
 
-// each runs the test for every backend, in parallel.
-func each(t *testing.T, test func(world), backends ...string) {
-	if backends == nil {
-		backends = []string{"iptables", "iptables-legacy", "nftables"}
-	}
+// each runs the test for every driver, in parallel.
+func each(t *testing.T, test func(world), drivers ...string) {
 	t.Parallel()
-	for _, name := range backends {
+	for _, name := range drivers {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			test(open(t, name))
@@ -63,97 +65,210 @@ func each(t *testing.T, test func(world), backends ...string) {
 func open(t testing.TB, name string) world {
 	t.Helper()
 	isolate(t)
+	w := world{TB: t}
+	w.Firewall = w.another(name)
+	if name != "nftables" {
+		w.cli = name
+	}
+	return w
+}
+
+// another is one more Firewall in the same namespace.
+func (w world) another(name string) *Firewall {
+	w.Helper()
 	var f *Firewall
 	var err error
 	if name == "nftables" {
-		f, err = Open(name, nil)
-		name = ""
+		f, err = Open(name)
 	} else {
-		f, err = openIPTables(name, nil)
+		f, err = openIPTables(name)
 	}
 	if err != nil {
-		t.Fatal(err)
+		w.Fatal(err)
 	}
-	return world{t, f, name}
+	return f
 }
 
-// sh runs the script with $ipt as the backend's iptables.
+// sh runs the script with $ipt as the driver's iptables.
 func (w world) sh(script string) string {
 	w.Helper()
 	return sh(w, "ipt="+w.cli+"\n"+script)
 }
 
-func (w world) observe() []policy.Chain {
+func (w world) observe() policy.State {
 	w.Helper()
-	chains, err := w.Observe()
+	have, err := w.Observe()
 	if err != nil {
 		w.Fatal(err)
 	}
-	return chains
+	return have
 }
 
-func (w world) apply(want, gone []policy.Chain) {
+func (w world) apply(ops []policy.Op, want policy.State) {
 	w.Helper()
-	if err := w.Apply(want, gone); err != nil {
+	if err := w.Apply(ops, want); err != nil {
 		w.Fatal(err)
 	}
 }
 
-// must checks what is observed, as text.
-func (w world) must(want []policy.Chain) {
+// reach goes from what there is to want, as the daemon does.
+func (w world) reach(want policy.State) {
 	w.Helper()
-	if got, want := print(w.observe()), print(want); got != want {
-		w.Fatalf("observed\n%s\nwant\n%s", got, want)
+	w.apply(policy.Diff(w.observe(), want), want)
+}
+
+// must checks what is observed.
+func (w world) must(want policy.State) {
+	w.Helper()
+	if diff := difference(w.observe(), want); diff != "" {
+		w.Fatalf("observed\n%s", diff)
+	}
+	// What was remembered is what there is.
+	fresh, err := w.read()
+	if err != nil {
+		w.Fatal(err)
+	}
+	if diff := difference(fresh, want); diff != "" {
+		w.Fatalf("read\n%s", diff)
 	}
 }
 
-func print(chains []policy.Chain) string {
-	var b strings.Builder
-	for _, c := range chains {
-		fmt.Fprintf(&b, "%s %s from %s, jumped %t\n", c.Table, c.Name, c.Hook, c.Jumped)
-		for _, r := range c.Lines() {
-			fmt.Fprintf(&b, "\t%s\n", r)
+func difference(have, want policy.State) string {
+	var out []string
+	for o := range want {
+		if !have.Has(o) {
+			out = append(out, fmt.Sprintf("  lacks %T %+v", o, o))
 		}
 	}
-	return b.String()
-}
-
-func chain(table, name string, rules ...string) policy.Chain {
-	return policy.Chain{Table: table, Name: name, Hook: hookOf(name), Jumped: true, Rules: strings.Join(rules, "\n")}
-}
-
-// lane is a lane's three chains, with every shape of rule.
-func lane() []policy.Chain {
-	return []policy.Chain{
-		chain("filter", policy.ForwardChain,
-			"-s 10.0.1.0/24 -d 192.168.50.0/24 -i ul-steam -j ACCEPT",
-			"-s 192.168.50.7/32 -d 10.0.1.0/24 -o ul-steam -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
-			"-s 10.0.1.0/24 -i ul-steam -o wlp6s0 -j ACCEPT",
-			"-d 10.0.1.0/24 -i wlp6s0 -o ul-steam -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
-			"-i ul-steam -j DROP",
-			"-o ul-steam -j DROP"),
-		chain("mangle", policy.PreroutingChain,
-			"-i ul-steam -j MARK --set-xmark 0x64/0xffffffff",
-			"-s 10.0.1.0/25 ! -i ul-other -j MARK --set-xmark 0x0/0xff00"),
-		chain("nat", policy.PostroutingChain,
-			"-s 10.0.1.0/24 -d 192.168.50.0/24 -j MASQUERADE",
-			"-s 10.0.1.0/24 ! -o ul-steam -j MASQUERADE"),
+	for o := range have {
+		if !want.Has(o) {
+			out = append(out, fmt.Sprintf("  has   %T %+v", o, o))
+		}
 	}
+	slices.Sort(out)
+	return strings.Join(out, "\n")
 }
 
-// lanes are the chains of many lanes: four rules each.
-func lanes(count int) []policy.Chain {
-	var forward, nat []string
+func state(objects ...policy.Object) policy.State {
+	s := policy.State{}
+	s.Add("steam", objects...)
+	return s
+}
+
+func both(states ...policy.State) policy.State {
+	out := policy.State{}
+	for _, s := range states {
+		maps.Copy(out, s)
+	}
+	return out
+}
+
+func prefix(s string) netip.Prefix { return netip.MustParsePrefix(s) }
+
+// table is our table with the elements of lanes 1 to count.
+func table(count int) policy.State {
+	s := state(policy.Table{Sound: true})
 	for i := range count {
-		subnet, bridge := fmt.Sprintf("10.%d.%d.0/24", 1+i/256, i%256), fmt.Sprintf("ul-%d", i)
-		forward = append(forward,
-			fmt.Sprintf("-s %s -i %s -o wlp6s0 -j ACCEPT", subnet, bridge),
-			fmt.Sprintf("-d %s -i wlp6s0 -o %s -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT", subnet, bridge),
-			fmt.Sprintf("-i %s -j DROP", bridge))
-		nat = append(nat, fmt.Sprintf("-s %s -o wlp6s0 -j MASQUERADE", subnet))
+		s.Add("steam", lane(i+1)...)
 	}
-	return []policy.Chain{
-		chain("filter", policy.ForwardChain, forward...),
-		chain("nat", policy.PostroutingChain, nat...),
+	return s
+}
+
+// lane is a lane's elements: six, as most lanes have.
+func lane(n int) []policy.Object {
+	bridge := fmt.Sprintf("ul-%d", n)
+	return []policy.Object{
+		policy.Element{Set: policy.LaneLinks, In: bridge},
+		policy.Element{Set: policy.Nets, Net: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(n >> 8), byte(n), 0}), 24)},
+		policy.Element{Set: policy.Forward, Family: policy.IPv4, In: bridge, Out: "wlp6s0", Chain: policy.OutboundChain},
+		policy.Element{Set: policy.Forward, Family: policy.IPv4, In: "wlp6s0", Out: bridge, Chain: policy.InboundChain},
+		policy.Element{Set: policy.Masquerade, Family: policy.IPv4, In: bridge, Out: "wlp6s0"},
+		policy.Element{Set: policy.Marks, In: bridge, Mark: uint32(n)},
 	}
+}
+
+// everyElement has each kind of element, and the edges of intervals.
+func everyElement() policy.State {
+	s := state(
+		policy.Element{Set: policy.Uplinks, In: "wlp6s0"},
+		policy.Element{Set: policy.Closed, In: "fifteen-letters"},
+		policy.Element{Set: policy.OpenInput, In: "ul-1"},
+		policy.Element{Set: policy.Forward, Family: policy.IPv6, In: "ul-1", Out: "wlp6s0", Chain: policy.OutboundChain},
+		policy.Element{Set: policy.Masquerade, Family: policy.IPv6, In: "ul-1", Out: "wlp6s0"},
+		policy.Element{Set: policy.Allowed, In: "ul-1", Net: prefix("192.168.50.0/24")},
+		policy.Element{Set: policy.Allowed, In: "ul-1", Net: prefix("192.168.51.7/32")},
+		policy.Element{Set: policy.Allowed, In: "ul-2", Net: prefix("0.0.0.0/0")},
+		policy.Element{Set: policy.Nets, Net: prefix("0.0.0.0/8")},
+		policy.Element{Set: policy.Nets, Net: prefix("255.255.255.255/32")},
+		policy.Element{Set: policy.Nets, Net: prefix("255.255.254.0/24")},
+		policy.Element{Set: policy.Nets, Net: prefix("10.0.4.4/30")},
+		policy.Element{Set: policy.Marks, In: "x", Mark: 0xff000001},
+	)
+	return both(table(3), s) // lanes' networks are neighbours
+}
+
+// chains are a lane's in iptables, with every shape of rule.
+func chains() policy.State {
+	subnet, away := prefix("10.0.1.0/24"), prefix("192.168.50.0/24")
+	s := policy.State{}
+	add := func(table, hook string, rules ...policy.XTRule) {
+		name := policy.ChainPrefix + hook
+		s.Add("steam", policy.Chain{Table: table, Name: name, Hook: hook, Jumped: true})
+		for i, r := range rules {
+			s.Add("steam", policy.ChainRule{Table: table, Chain: name, N: i + 1, XTRule: r})
+		}
+	}
+	add("filter", "FORWARD",
+		policy.XTRule{Source: subnet, Dest: away, In: "ul-steam", Target: policy.TargetAccept},
+		policy.XTRule{Source: prefix("192.168.50.7/32"), Dest: subnet, Out: "ul-steam", Established: true, Target: policy.TargetAccept},
+		policy.XTRule{In: "ul-steam", Out: "wlp6s0", Invalid: true, Target: policy.TargetDrop},
+		policy.XTRule{Source: subnet, In: "ul-steam", Out: "wlp6s0", Target: policy.TargetAccept},
+		policy.XTRule{In: "ul-steam", Target: policy.TargetDrop},
+		policy.XTRule{Out: "ul-steam", Target: policy.TargetDrop})
+	add("filter", "INPUT",
+		policy.XTRule{In: "ul-steam", ICMP: true, Target: policy.TargetAccept},
+		policy.XTRule{In: "ul-steam", Established: true, Reply: true, Target: policy.TargetAccept},
+		policy.XTRule{In: "ul-steam", Target: policy.TargetDrop})
+	add("mangle", "PREROUTING",
+		policy.XTRule{In: "ul-steam", Target: policy.TargetMark, Mark: 0x64, Mask: 0xffffffff},
+		policy.XTRule{In: "ul-steam", Target: policy.TargetMark, Mark: policy.Witness, Mask: policy.Witness})
+	add("nat", "POSTROUTING",
+		policy.XTRule{Source: subnet, Dest: away, Target: policy.TargetMasquerade},
+		policy.XTRule{Source: subnet, Out: "wlp6s0", Target: policy.TargetMasquerade})
+	return s
+}
+
+// without is s but for chains in a table.
+func without(s policy.State, table string) policy.State {
+	out := maps.Clone(s)
+	maps.DeleteFunc(out, func(o policy.Object, _ string) bool {
+		switch o := o.(type) {
+		case policy.Chain:
+			return o.Table == table
+		case policy.ChainRule:
+			return o.Table == table
+		}
+		return false
+	})
+	return out
+}
+
+// manyChains are those of many lanes, four rules each.
+func manyChains(count int) policy.State {
+	s := policy.State{}
+	n := map[string]int{}
+	add := func(table, hook string, r policy.XTRule) {
+		name := policy.ChainPrefix + hook
+		s.Add("steam", policy.Chain{Table: table, Name: name, Hook: hook, Jumped: true})
+		n[name]++
+		s.Add("steam", policy.ChainRule{Table: table, Chain: name, N: n[name], XTRule: r})
+	}
+	for i := range count {
+		subnet, bridge := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 0}), 24), fmt.Sprintf("ul-%d", i)
+		add("filter", "FORWARD", policy.XTRule{Source: subnet, In: bridge, Out: "wlp6s0", Target: policy.TargetAccept})
+		add("filter", "FORWARD", policy.XTRule{Dest: subnet, In: "wlp6s0", Out: bridge, Established: true, Target: policy.TargetAccept})
+		add("filter", "FORWARD", policy.XTRule{In: bridge, Target: policy.TargetDrop})
+		add("nat", "POSTROUTING", policy.XTRule{Source: subnet, Out: "wlp6s0", Target: policy.TargetMasquerade})
+	}
+	return s
 }
