@@ -81,6 +81,9 @@ func overwrite(file string, data []byte) error {
 // try returns an error if s as the lane's file broke this lane, or another one
 // that is not broken now.
 func (all sources) try(lane string, s source) error {
+	if was, ok := all.lanes[lane]; !ok || !bytes.Equal(was.data, s.data) {
+		all.edited = lane
+	}
 	before, _ := all.resolve()
 	all.lanes = maps.Clone(all.lanes)
 	all.lanes[lane] = s

@@ -41,9 +41,9 @@ ipv6 = "off"
 	if _, err := New(dirs, "steam", keys); !errors.Is(err, fs.ErrExist) {
 		t.Errorf("created twice: %v", err)
 	}
-	// A new lane must not break another one, though that is the later by name.
+	// A new lane must not break another one, though that is the later by name: it is the new one's key that is wrong.
 	_, err = New(dirs, "quake", keys)
-	if err == nil || !strings.Contains(err.Error(), "table: 100 is the table of lane quake") {
+	if err == nil || !strings.Contains(err.Error(), "table: 100 is the table of lane steam") {
 		t.Errorf("have %v", err)
 	}
 	if _, err = New(dirs, "Quake", keys); err == nil || !strings.Contains(err.Error(), "invalid lane name") {
@@ -105,6 +105,14 @@ func TestCheck(t *testing.T) {
 		{"uplink: ", func(l *policy.Lane) { l.Uplink = []policy.Selector{{}} }},
 		{"subnet: ", func(l *policy.Lane) { l.Subnet = netip.MustParsePrefix("10.0.0.1/24") }},
 		{"table: ", func(l *policy.Lane) { l.Table = 254 }},
+		{"table: ", func(l *policy.Lane) { l.Table = policy.LanesTable }},
+		{"", func(l *policy.Lane) { l.Mark, l.MarkMask, l.AllowHost = 0x64, 0xff, true }},
+		{"mark: ", func(l *policy.Lane) { l.Mark, l.MarkMask = 0x164, 0xff }},
+		{"mark: ", func(l *policy.Lane) { l.MarkMask = 0xff }},
+		{"mark: ", func(l *policy.Lane) { l.Mark, l.MarkMask = 0x64, 0xffffffff }},
+		{"mark: ", func(l *policy.Lane) { l.Mark = policy.Witness }},
+		{"mark: ", func(l *policy.Lane) { l.Mark, l.MarkMask = 1, policy.Witness|1 }},
+		{"subnet: ", func(l *policy.Lane) { l.Subnet = netip.PrefixFrom(netip.MustParseAddr("10.0.0.0"), -1) }},
 		{"bridge: ", func(l *policy.Lane) { l.Bridge = "a;reboot" }},
 		{"bridge: ", func(l *policy.Lane) { l.Bridge, l.NoBridge = "br0", true }},
 		{"dns: ", func(l *policy.Lane) { l.DNS = make([]netip.Addr, 1) }},
@@ -128,7 +136,7 @@ func TestRenderThenLoad(t *testing.T) {
 		must(t, err)
 		dirs := Dirs{Etc: top}
 		defaults := drawLane(rt, "defaults")
-		defaults.Subnet, defaults.Table, defaults.Mark, defaults.Bridge = netip.Prefix{}, 0, 0, ""
+		defaults.Subnet, defaults.Table, defaults.Mark, defaults.MarkMask, defaults.Bridge = netip.Prefix{}, 0, 0, 0, ""
 		put(t, dirs.defaults(), string(render(defaults, builtin)))
 
 		lane := drawLane(rt, "lane")
@@ -188,13 +196,18 @@ func drawLane(rt *rapid.T, label string) policy.Lane {
 	lane := policy.Lane{
 		Name:   rapid.StringMatching(`[a-z0-9][a-z0-9_-]{0,31}`).Draw(rt, label+" name"),
 		Uplink: rapid.SliceOfNDistinct(selector, 1, 4, rapid.ID).Draw(rt, label+" uplink"),
-		Mark:   rapid.Uint32().Draw(rt, label+" mark"),
+		Mark:   rapid.Uint32().Draw(rt, label+" mark") &^ policy.Witness,
 		DNS:    rapid.SliceOfNDistinct(address, 0, maxDNS, rapid.ID).Draw(rt, label+" dns"),
 		Allow:  rapid.SliceOfNDistinct(allow, 0, 4, rapid.ID).Draw(rt, label+" allow"),
 		IPv6:   rapid.SampledFrom([]policy.IPv6Mode{policy.IPv6Auto, policy.IPv6Off}).Draw(rt, label+" ipv6"),
 
+		AllowHost: rapid.Bool().Draw(rt, label+" allow host"),
+
 		NoBridge: rapid.Bool().Draw(rt, label+" nobridge"),
 		Enabled:  rapid.Bool().Draw(rt, label+" enabled"),
+	}
+	if lane.Mark != 0 && rapid.Bool().Draw(rt, label+" masked") {
+		lane.MarkMask = lane.Mark | rapid.Uint32().Draw(rt, label+" mask")&^policy.Witness
 	}
 	if rapid.Bool().Draw(rt, label+" explicit") {
 		lane.Subnet = subnet.Draw(rt, label+" subnet")
@@ -241,5 +254,23 @@ func TestRemove(t *testing.T) {
 	cfg, errs := Load(dirs)
 	if names(cfg) != "b" || errs != nil {
 		t.Errorf("left: %q, %v", names(cfg), errs)
+	}
+}
+
+// Of two lanes that claim one thing the one that holds it is in the right, whatever their names.
+func TestHolder(t *testing.T) {
+	dirs, _ := newDirs(t, map[string]string{
+		"etc/lanes.d/a.toml": "uplink = \"eth1\"\ntable = 100",
+		"etc/lanes.d/b.toml": "uplink = \"eth1\"\ntable = 100",
+	})
+	for _, holder := range []string{"a", "b", ""} {
+		dirs.Holds = func(l policy.Lane) bool { return l.Name == holder }
+		want := holder
+		if holder == "" {
+			want = "a"
+		}
+		if cfg, errs := Load(dirs); names(cfg) != want || len(errs) != 1 {
+			t.Errorf("%q holds it: lanes %s, %v", holder, names(cfg), errs)
+		}
 	}
 }

@@ -21,6 +21,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"uplane/policy"
 )
@@ -77,14 +78,17 @@ func (all sources) resolve() (Config, []error) {
 			}
 		}
 	}
-	for _, l := range sound {
-		if err := l.clash(sound, cfg.Broken); err != nil {
+	all.byClaim(sound)
+	for i := range sound {
+		l := &sound[i]
+		if err := l.clash(sound, i, cfg.Broken); err != nil {
 			cfg.Broken[l.lane.Name] = err
 			errs = append(errs, err)
 			continue
 		}
 		cfg.Lanes = append(cfg.Lanes, Lane{l.lane, l.file})
 	}
+	slices.SortFunc(cfg.Lanes, func(a, b Lane) int { return strings.Compare(a.Name, b.Name) })
 	return cfg, errs
 }
 

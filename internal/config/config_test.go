@@ -19,13 +19,14 @@ func TestLoadEveryKey(t *testing.T) {
 uplink = ["ssid:Home", "type:gsm"]
 subnet = "10.0.1.0/24"
 table  = 100
-mark   = 0x64
+mark   = 0x65
 bridge = "br0"
 dns    = ["9.9.9.9"]
 allow  = ["192.168.50.0/24"]
 ipv6   = "auto"
 enabled = false
 `,
+		"etc/lanes.d/mask.toml":  "mark = \"0x64/0xFF00ff\"\nallow = [\"host\", \"10.9.0.0/16\"]\n",
 		"etc/lanes.d/plain.toml": "bridge = true\ndns = []\n",
 		"etc/lanes.d/work.toml":  "# all of the defaults\n",
 	})
@@ -38,12 +39,16 @@ enabled = false
 		Firewall: "nftables",
 		Broken:   map[string]error{},
 		Lanes: []Lane{
+			{policy.Lane{
+				Name: "mask", Uplink: eth0, Mark: 0x64, MarkMask: 0xff00ff, NoBridge: true, IPv6: "off", Enabled: true, AllowHost: true,
+				DNS: []netip.Addr{netip.MustParseAddr("8.8.8.8")}, Allow: []netip.Prefix{netip.MustParsePrefix("10.9.0.0/16")},
+			}, top + "/etc/lanes.d/mask.toml"},
 			{policy.Lane{Name: "plain", Uplink: eth0, IPv6: "off", Enabled: true}, top + "/etc/lanes.d/plain.toml"},
 			{policy.Lane{
 				Name:   "steam",
 				Uplink: []policy.Selector{{Kind: policy.BySSID, Value: "Home"}, {Kind: policy.ByType, Value: "gsm"}},
 				Subnet: netip.MustParsePrefix("10.0.1.0/24"),
-				Table:  100, Mark: 100, Bridge: "br0",
+				Table:  100, Mark: 0x65, Bridge: "br0",
 				DNS:   []netip.Addr{netip.MustParseAddr("9.9.9.9")},
 				Allow: []netip.Prefix{netip.MustParsePrefix("192.168.50.0/24")},
 				IPv6:  "auto",
@@ -231,6 +236,12 @@ func TestClashes(t *testing.T) {
 			"mark", map[string]string{"a": "mark = 100", "b": "mark = 0x64"}, "a",
 			"etc/lanes.d/b.toml:1: mark: 100 is the mark of lane a (etc/lanes.d/a.toml:1); use another one, or leave the key out\n",
 		},
+		{
+			"mark within a mask", map[string]string{"a": "mark = '0x64/0xff'", "b": "mark = '0x100/0xf00'", "c": "mark = 0x264"}, "a",
+			"etc/lanes.d/b.toml:1: mark: \"0x100/0xf00\" has packets in common with \"0x64/0xff\" of lane a (etc/lanes.d/a.toml:1); use another one, or leave the key out\n" +
+				"etc/lanes.d/c.toml:1: mark: 612 has packets in common with \"0x64/0xff\" of lane a (etc/lanes.d/a.toml:1); use another one, or leave the key out\n",
+		},
+		{"marks apart", map[string]string{"a": "mark = '0x64/0xff'", "b": "mark = '0x65/0xff'", "c": "mark = 0x266", "d": "mark = '0x67/0xffffffff'"}, "a b c d", ""},
 		{
 			"bridge", map[string]string{"a": "bridge = \"br0\"", "b": "bridge = \"br0\""}, "a",
 			"etc/lanes.d/b.toml:1: bridge: br0 is the bridge of lane a (etc/lanes.d/a.toml:1); use another one, or leave the key out\n",

@@ -94,7 +94,7 @@ func TestEdit(t *testing.T) {
 		{"c", map[string]any{"mark": 1}, "run/lanes.d/c.toml", "uplink = \"eth1\"\nmark = 1\n"},
 		{"link", map[string]any{"mark": 2}, "etc/lanes.d/link.toml", "uplink = \"eth1\"\nmark = 2\n"},
 		{"c", map[string]any{"table": 100}, "", "change lane c: run/lanes.d/c.toml:3: table: 100 is the table of lane a (etc/lanes.d/a.toml:2); use another one, or leave the key out"},
-		{"a", map[string]any{"mark": 1}, "", "change lane a: run/lanes.d/c.toml:2: mark: 1 is the mark of lane a (etc/lanes.d/a.toml:3); use another one, or leave the key out"},
+		{"a", map[string]any{"mark": 1}, "", "change lane a: etc/lanes.d/a.toml:3: mark: 1 is the mark of lane c (run/lanes.d/c.toml:2); use another one, or leave the key out"},
 		{"c", map[string]any{"uplink": nil}, "", "change lane c: run/lanes.d/c.toml: uplink: missing here, and uplane.toml has no default for it; use a selector such as \"wlp6s0\", \"ssid:Home\" or \"type:wifi\", or a list of them in order of preference"},
 		{"mask", map[string]any{"mark": 9}, "", "change lane mask: etc/lanes.d/mask.toml masks it; remove that file first"},
 		{"a", nil, "etc/lanes.d/a.toml", "uplink = \"eth1\" # mine\ntable = 100\n"},

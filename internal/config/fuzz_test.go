@@ -18,6 +18,7 @@ func seed(f *testing.F, add func(string)) {
 		}
 	}
 	add(commented)
+	add("uplink = \"eth1\"\nmark = \"0x64/0xff\"\nallow = [\"host\"]")
 	add("uplink = \"eth1\"\nbridge = true\nenabled = false\nallow = ['10.0.0.0/8']\r\nmark = 0b1 # x")
 }
 

@@ -102,14 +102,12 @@ var keys = []key{
 	},
 	{
 		name:   "mark",
-		about:  "Also mark its packets, and route those that others mark so.",
+		about:  "Also mark its packets, and route packets that others mark so. With a mask, only its bits of a mark count.",
 		absent: "none",
-		want:   "a number from 1 to 4294967295",
-		read: func(s *settings, v value, fail failFunc) {
-			s.lane.Mark = readUint32(v, checkMark, fail)
-		},
-		show: func(s settings) string { return strconv.FormatUint(uint64(s.lane.Mark), 10) },
-		own:  onlyOne,
+		want:   `a number from 1 to 4294967295 such as 100, or with a mask such as "0x64/0xff"`,
+		read:   readMark,
+		show:   func(s settings) string { return showMark(s.lane.Mark, s.lane.MarkMask) },
+		own:    onlyOne,
 	},
 	{
 		name:   "bridge",
@@ -139,13 +137,19 @@ var keys = []key{
 	},
 	{
 		name:   "allow",
-		about:  "Networks that it may reach beside its uplink, by the main table.",
+		about:  "Networks that it may reach beside its uplink, by the main table, and \"host\" for the host itself.",
 		absent: "none",
-		want:   `a list of IPv4 prefixes such as ["192.168.50.0/24"]; empty for none`,
+		want:   `a list of IPv4 prefixes such as ["192.168.50.0/24"], with "host" for the host itself; empty for none`,
 		read: func(s *settings, v value, fail failFunc) {
-			s.lane.Allow = readList(v, maxAllow, parseAllow, fail)
+			all := readList(v, maxAllow, parseAllow, fail)
+			s.lane.Allow, s.lane.AllowHost = nil, slices.Contains(all, theHost)
+			for _, p := range all {
+				if p != theHost {
+					s.lane.Allow = append(s.lane.Allow, p)
+				}
+			}
 		},
-		show: func(s settings) string { return quoteList(s.lane.Allow, false, netip.Prefix.String) },
+		show: func(s settings) string { return quoteList(allowed(&s.lane), false, func(s string) string { return s }) },
 	},
 	{
 		name:   "ipv6",
@@ -175,8 +179,8 @@ var keys = []key{
 // firewall is the one key that uplane.toml has and a lane file has not.
 var firewall = key{
 	name:   "firewall",
-	about:  "What the chains are made with.",
-	absent: `"auto", which is iptables where it is there`,
+	about:  "What the firewall is made with: a table of nftables, or iptables rules as one would type them.",
+	absent: `"auto", which is nftables where the kernel has it`,
 	want:   `"auto", "iptables" or "nftables"`,
 	read: func(s *settings, v value, fail failFunc) {
 		s.firewall = readString(v, oneOf("auto", "iptables", "nftables"), fail)
@@ -282,11 +286,54 @@ func wrongKind(v value, fail failFunc, kinds ...unstable.Kind) bool {
 	return true
 }
 
-func checkMark(n uint32) error {
-	if n == 0 {
+// readMark reads a number, or "VALUE/MASK" as iptables prints it.
+func readMark(s *settings, v value, fail failFunc) {
+	s.lane.Mark, s.lane.MarkMask = 0, 0
+	if v.kind != unstable.String {
+		s.lane.Mark = readUint32(v, func(n uint32) error { return checkMark(n, allBits) }, fail)
+		return
+	}
+	value, mask, _ := strings.Cut(v.text, "/")
+	n, err := parseBits(value)
+	m, merr := parseBits(mask)
+	if err != nil || merr != nil {
+		fail(v, vaguef("invalid mark %.40q", v.text))
+		return
+	}
+	if err := checkMark(n, m); err != nil {
+		fail(v, err)
+	}
+	if s.lane.Mark = n; m != allBits {
+		s.lane.MarkMask = m
+	}
+}
+
+// allBits as a mask is none.
+const allBits = ^uint32(0)
+
+func parseBits(s string) (uint32, error) {
+	n, err := strconv.ParseUint(s, 0, 32)
+	return uint32(n), err
+}
+
+func checkMark(value, mask uint32) error {
+	switch {
+	case value == 0:
 		return errors.New("invalid mark 0: leave the key out for no mark")
+	case value&^mask != 0:
+		return fmt.Errorf("invalid mark %#x/%#x: the value has bits outside of the mask; did you mean %#x/%#x?", value, mask, value, value|mask)
+	case value&policy.Witness != 0 || mask != allBits && mask&policy.Witness != 0:
+		return fmt.Errorf("invalid mark: bit %#x is Uplane's own, by which it knows lanes' packets; use a mark and a mask without it", policy.Witness)
 	}
 	return nil
+}
+
+// showMark writes a mark as readMark reads it.
+func showMark(value, mask uint32) string {
+	if mask == 0 {
+		return strconv.FormatUint(uint64(value), 10)
+	}
+	return quote(fmt.Sprintf("%#x/%#x", value, mask))
 }
 
 func parseSubnet(s string) (netip.Prefix, error) {
@@ -321,7 +368,25 @@ func parseDNS(s string) (netip.Addr, error) {
 	return a, nil
 }
 
+// theHost stands for "host" among the networks of allow, of which none is as large.
+var theHost = netip.MustParsePrefix("0.0.0.0/0")
+
+// allowed are the items of the key allow.
+func allowed(l *policy.Lane) []string {
+	var items []string
+	for _, p := range l.Allow {
+		items = append(items, p.String())
+	}
+	if l.AllowHost {
+		items = append(items, "host")
+	}
+	return items
+}
+
 func parseAllow(s string) (netip.Prefix, error) {
+	if s == "host" {
+		return theHost, nil
+	}
 	p, err := netip.ParsePrefix(s)
 	if err != nil {
 		if a, err := netip.ParseAddr(s); err == nil && a.Is4() {
@@ -354,7 +419,7 @@ func oneOf[T ~string](words ...T) func(string) (T, error) {
 
 // showPrefix writes the zero prefix as an empty string.
 func showPrefix(p netip.Prefix) string {
-	if !p.IsValid() {
+	if p == (netip.Prefix{}) {
 		return ""
 	}
 	return p.String()

@@ -79,21 +79,8 @@ func (c Config) ProfileKeys(lane policy.Lane) (map[string]string, error) {
 		if k.show(settings{lane: lane}) == k.show(c.base) {
 			continue
 		}
-		var items []string
-		switch name {
-		case "uplink":
-			for _, s := range lane.Uplink {
-				items = append(items, s.String())
-			}
-		case "dns":
-			for _, a := range lane.DNS {
-				items = append(items, a.String())
-			}
-		case "allow":
-			for _, p := range lane.Allow {
-				items = append(items, p.String())
-			}
-		default:
+		items, list := listed(name, &lane)
+		if !list {
 			items = []string{strings.Trim(k.show(settings{lane: lane}), `"`)}
 		}
 		for _, item := range items {
@@ -104,4 +91,45 @@ func (c Config) ProfileKeys(lane policy.Lane) (map[string]string, error) {
 		out[name] = strings.Join(items, ",")
 	}
 	return out, nil
+}
+
+// FileKeys are the keys of a lane file, as [New] takes them, that says what a profile says of a lane.
+func (c Config) FileKeys(lane policy.Lane) map[string]any {
+	out := map[string]any{}
+	for _, name := range profileKeys {
+		k, _ := keyNamed(name)
+		value := k.show(settings{lane: lane})
+		items, list := listed(name, &lane)
+		switch {
+		case value == k.show(c.base):
+		case list:
+			out[name] = items
+		case name == "table":
+			out[name] = lane.Table
+		case name == "mark" && lane.MarkMask == 0:
+			out[name] = lane.Mark
+		default:
+			out[name] = strings.Trim(value, `"`)
+		}
+	}
+	return out
+}
+
+// listed are the items of a key whose value is a list.
+func listed(key string, lane *policy.Lane) (items []string, list bool) {
+	switch key {
+	case "uplink":
+		for _, s := range lane.Uplink {
+			items = append(items, s.String())
+		}
+	case "dns":
+		for _, a := range lane.DNS {
+			items = append(items, a.String())
+		}
+	case "allow":
+		items = allowed(lane)
+	default:
+		return nil, false
+	}
+	return items, true
 }

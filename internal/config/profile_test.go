@@ -27,6 +27,8 @@ func TestFromProfile(t *testing.T) {
 		"its own":            {`uplink = "wlp6s0"`, "steam", map[string]string{"uplink": "ssid:My Home , type:gsm"}, `uplink = ["ssid:My Home", "type:gsm"]`},
 		"all keys": {"", "steam", map[string]string{"uplink": "wlp6s0", "table": "100", "mark": "0x64", "dns": "9.9.9.9, 1.1.1.1", "allow": "192.168.10.0/24", "ipv6": "off"},
 			"uplink = \"wlp6s0\"\ntable = 100\nmark = 100\ndns = [\"9.9.9.9\", \"1.1.1.1\"]\nallow = [\"192.168.10.0/24\"]\nipv6 = \"off\""},
+		"mask and host": {"", "steam", map[string]string{"uplink": "wlp6s0", "mark": "0x64/0xff", "allow": "host, 192.168.10.0/24"},
+			"uplink = \"wlp6s0\"\nmark = \"0x64/0xff\"\nallow = [\"192.168.10.0/24\", \"host\"]"},
 		"other defaults": {"uplink = \"wlp6s0\"\ndns = [\"9.9.9.9\"]", "steam", nil, "uplink = \"wlp6s0\"\ndns = [\"9.9.9.9\"]"},
 
 		"no uplink":          {"", "steam", nil, "!org.uplane.uplink: missing, and uplane.toml has no default"},
@@ -36,7 +38,9 @@ func TestFromProfile(t *testing.T) {
 		"an injected line":   {"", "steam", map[string]string{"uplink": "wlp6s0\ntable = 7"}, "!org.uplane.uplink: "},
 		"an injected number": {`uplink = "wlp6s0"`, "steam", map[string]string{"mark": "1\nenabled = false"}, "!org.uplane.mark: "},
 		"main's table":       {`uplink = "wlp6s0"`, "steam", map[string]string{"table": "254"}, "!org.uplane.table: invalid table 254"},
-		"a word as mark":     {`uplink = "wlp6s0"`, "steam", map[string]string{"mark": "high"}, "!org.uplane.mark: a string is of the wrong type; use a number"},
+		"a word as mark":     {`uplink = "wlp6s0"`, "steam", map[string]string{"mark": "high"}, `!org.uplane.mark: invalid mark "high"; use a number`},
+		"an injected mask":   {`uplink = "wlp6s0"`, "steam", map[string]string{"mark": "1/1\nenabled = false"}, "!org.uplane.mark: invalid mark"},
+		"the lanes' table":   {`uplink = "wlp6s0"`, "steam", map[string]string{"table": "117117"}, "!org.uplane.table: invalid table 117117: Uplane keeps"},
 		"a file's key":       {`uplink = "wlp6s0"`, "steam", map[string]string{"subnet": "10.0.1.0/24"}, "!org.uplane.subnet: unknown key; use lane, uplink"},
 		"a bad name":         {`uplink = "wlp6s0"`, "../steam", nil, `!invalid lane name "../steam"`},
 		"broken defaults":    {"x", "steam", nil, "!uplane.toml:1"},
@@ -85,10 +89,35 @@ func TestProfileKeys(t *testing.T) {
 	}
 }
 
+// TestFileKeys moves a lane from its profile to a file, where it is the same.
+func TestFileKeys(t *testing.T) {
+	cfg := profiles(t, "uplink = \"wlp6s0\"\ndns = [\"9.9.9.9\"]")
+	for _, keys := range []map[string]string{
+		{},
+		{"uplink": "ssid:Home, type:gsm", "table": "500", "mark": "100", "dns": "", "allow": "192.168.10.0/24", "ipv6": "off"},
+		{"mark": "0x64/0xff", "allow": "192.168.10.0/24,host"},
+		{"allow": "host"},
+	} {
+		want, err := cfg.FromProfile("steam", keys)
+		if err != nil {
+			t.Fatal(err)
+		}
+		dirs, _ := newDirs(t, map[string]string{"etc/uplane.toml": "uplink = \"wlp6s0\"\ndns = [\"9.9.9.9\"]\n"})
+		if _, err := New(dirs, "steam", cfg.FileKeys(want)); err != nil {
+			t.Fatal(err)
+		}
+		got, errs := Load(dirs)
+		if len(errs) > 0 || len(got.Lanes) != 1 || !reflect.DeepEqual(got.Lanes[0].Lane, want) {
+			t.Errorf("%v became %+v, not %+v: %v", keys, got.Lanes, want, errs)
+		}
+	}
+}
+
 // FuzzFromProfile: what a profile's user data says is a lane that a file could hold, or an error.
 func FuzzFromProfile(f *testing.F) {
 	f.Add("steam", "uplink", "ssid:Home, type:gsm", "mark", "0x64")
 	f.Add("x", "table", "1\nuplink=1", "dns", "\"]")
+	f.Add("x", "mark", "0x64/0xff", "allow", "host,10.0.0.0/8")
 	f.Add("x", "ipv6", "off", "allow", "10.0.0.0/8,,")
 	f.Fuzz(func(t *testing.T, name, k1, v1, k2, v2 string) {
 		cfg := Config{base: builtin}

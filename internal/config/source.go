@@ -21,6 +21,10 @@ type Dirs struct {
 	Etc string // the administrator's: /etc/uplane
 	Run string // until the next boot: /run/uplane
 	Lib string // packages': /usr/lib/uplane
+
+	// Holds tells which lanes have what their files claim already: of two that claim one thing, the one that
+	// holds it is in the right. Without it nobody does.
+	Holds func(policy.Lane) bool
 }
 
 const (
@@ -51,11 +55,13 @@ type sources struct {
 	lanes    map[string]source // by lane name; the winner's alone
 	errs     []error           // of folders, and of files that no lane can have
 	partial  bool              // a folder could not be read
+	holds    func(policy.Lane) bool
+	edited   string // the lane whose file is to be changed: everybody else is in the right
 }
 
 // read collects the files in dirs.
 func read(dirs Dirs) sources {
-	all := sources{lanes: make(map[string]source)}
+	all := sources{lanes: make(map[string]source), holds: dirs.Holds}
 	if dirs.Etc != "" {
 		all.defaults = readSource(dirs.defaults())
 		if errors.Is(all.defaults.err, fs.ErrNotExist) || all.defaults.masked {
