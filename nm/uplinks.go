@@ -1,12 +1,12 @@
 package nm
 
 import (
-	"maps"
 	"net/netip"
 	"slices"
 	"strings"
 
 	"github.com/Wifx/gonetworkmanager/v3"
+	"github.com/godbus/dbus/v5"
 
 	"uplane/policy"
 )
@@ -21,8 +21,16 @@ import (
 //   - until NetworkManager has started up, a device that has not begun to
 //     change is still what it was, though it reads as disconnected or is absent.
 func (t *tree) uplinks(prev []policy.Uplink) []policy.Uplink {
-	uplinks := make([]policy.Uplink, 0, len(t.devices))
-	for _, path := range slices.Sorted(maps.Keys(t.devices)) {
+	// Lanes' own links are devices too, with a thousand lanes thousands of them.
+	var paths []dbus.ObjectPath
+	for path, d := range t.devices {
+		if _, managed := d.phase(); (managed || t.startup) && !t.isLane(d) {
+			paths = append(paths, path)
+		}
+	}
+	slices.Sort(paths)
+	uplinks := make([]policy.Uplink, 0, len(paths))
+	for _, path := range paths {
 		if u, ok := t.uplink(t.devices[path], prev); ok {
 			uplinks = append(uplinks, u)
 		}
@@ -44,6 +52,16 @@ func (t *tree) uplinks(prev []policy.Uplink) []policy.Uplink {
 		}
 	}
 	return uplinks
+}
+
+// isLane tells whether a device is a lane's bridge, by its name, and not by a profile of a user's. NetworkManager makes
+// a profile for it that says what it finds.
+func (t *tree) isLane(d *device) bool {
+	if d.kind != gonetworkmanager.NmDeviceTypeBridge || !strings.HasPrefix(d.iface, "ul-") {
+		return false
+	}
+	a := t.actives[d.active]
+	return a == nil || t.profiles[a.connection] == nil || t.profiles[a.connection].generated()
 }
 
 // uplink is the uplink of one device, if it can be one.

@@ -292,6 +292,31 @@ func TestKindsOfDevices(t *testing.T) {
 	}
 }
 
+// A lane's bridge, of which NetworkManager makes a profile of its own, is no uplink, as a bridge of a user's is.
+func TestLanesBridge(t *testing.T) {
+	bridge := typeNumber(t, "bridge")
+	for name, flags := range map[string]uint32{"ul-steam": 0, "ul-games": flagExternal, "br0": flagExternal} {
+		s := &script{t: t, tree: newTree()}
+		s.tree.add(home1, map[string]props{ifaceProfile: v("Flags", flags)})
+		s.tree.add(conn, map[string]props{ifaceActive: v("Id", "b", "Uuid", "u-2", "Connection", home1)})
+		s.tree.add(dev, map[string]props{ifaceDevice: device7(name, bridge, 100)})
+		if got, want := len(s.tree.uplinks(nil)) > 0, name != "ul-games"; got != want {
+			t.Errorf("%s, flags %d: an uplink: %v", name, flags, got)
+		}
+	}
+}
+
+func typeNumber(t *testing.T, word string) uint32 {
+	t.Helper()
+	for number, name := range typeNames {
+		if name == word {
+			return uint32(number)
+		}
+	}
+	t.Fatalf("no type %s", word)
+	return 0
+}
+
 // Of two devices with one name the one that is further counts.
 func TestSameName(t *testing.T) {
 	s := wifi(t)

@@ -21,7 +21,7 @@ func applyCommand() *cobra.Command {
 	var verbose bool
 	c := &cobra.Command{
 		Use:   "apply",
-		Short: "Make all lanes true once, without the daemon",
+		Short: "Bring all lanes into the right state once, without the daemon",
 		Long: `Make all lanes as they shall be at this moment, and end. It is for machines
 that run no daemon: NetworkManager's dispatcher does it with every event there.
 What changes in between is not noticed, but lanes stay closed without an uplink.
@@ -41,9 +41,9 @@ The exit code is 1 when a lane is in error.`,
 		defer cancel()
 		level := slog.LevelWarn
 		if verbose {
-			level = slog.LevelInfo
+			level = slog.LevelDebug
 		}
-		lanes, err := oneshot.Apply(ctx, paths, level)
+		lanes, err := oneshot.Apply(ctx, paths, level, true)
 		for _, l := range lanes {
 			fmt.Println(summary(l))
 		}

@@ -71,7 +71,8 @@ func applyQuietly(ctx context.Context) error {
 	if exe, err := os.Executable(); err == nil && !exists(exe) {
 		return nil
 	}
-	lanes, err := oneshot.Apply(ctx, oneshot.DefaultPaths(), slog.LevelWarn)
+	const drain = false // NetworkManager waits
+	lanes, err := oneshot.Apply(ctx, oneshot.DefaultPaths(), slog.LevelWarn, drain)
 	if errors.Is(err, oneshot.ErrDaemon) {
 		return nil // it has come meanwhile
 	}

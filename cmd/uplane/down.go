@@ -89,8 +89,6 @@ func profilesDown(ctx context.Context) error {
 // lanesDown makes the daemon take all lanes down. It tries again for a while, because the daemon may not know yet that a
 // lane's profile is down.
 func lanesDown(ctx context.Context, client *api.Client) error {
-	ctx, cancel := context.WithTimeout(ctx, waitTimeout)
-	defer cancel()
 	for {
 		lanes, err := client.List(ctx)
 		if err != nil {

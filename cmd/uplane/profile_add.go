@@ -165,7 +165,8 @@ func (ps *profiles) allocate(ctx context.Context, lane policy.Lane) (policy.Allo
 		case l.Name == lane.Name:
 			have[l.Name] = policy.Allocation{Subnet: subnet, Bridge: l.Bridge}
 		default:
-			lanes = append(lanes, policy.Lane{Name: l.Name, Subnet: subnet, NoBridge: true})
+			_, external := host.Links[l.Bridge] // NetworkManager's bridge, by which the lane is one of ours all the same
+			lanes = append(lanes, policy.Lane{Name: l.Name, Subnet: subnet, Bridge: l.Bridge, NoBridge: l.Bridge == "", External: external})
 		}
 	}
 	for _, p := range ps.all {

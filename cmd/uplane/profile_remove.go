@@ -82,24 +82,9 @@ func (ps *profiles) writeFile(p nm.Stored) error {
 	if err != nil {
 		return fmt.Errorf("profile %s: %w", p.Name, err)
 	}
-	keys := map[string]any{"uplink": texts(lane.Uplink)}
+	keys := ps.config.FileKeys(lane)
 	if p.Address.IsValid() && policy.CheckSubnet(p.Address.Masked()) == nil {
 		keys["subnet"] = p.Address.Masked().String()
-	}
-	if lane.Table != 0 {
-		keys["table"] = lane.Table
-	}
-	if lane.Mark != 0 {
-		keys["mark"] = lane.Mark
-	}
-	if len(lane.DNS) > 0 {
-		keys["dns"] = texts(lane.DNS)
-	}
-	if len(lane.Allow) > 0 {
-		keys["allow"] = texts(lane.Allow)
-	}
-	if lane.IPv6 != policy.IPv6Auto {
-		keys["ipv6"] = string(lane.IPv6)
 	}
 	_, err = config.New(ps.dirs, p.Lane, keys)
 	return err

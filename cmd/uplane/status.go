@@ -151,4 +151,9 @@ func printLane(w io.Writer, l laneStatus) {
 		line("programs", fmt.Sprint(l.Programs))
 	}
 	line("since", localTime(l.Since))
+	for _, c := range l.Conditions {
+		if !strings.Contains(l.Reason, c.Message) { // else the first line says it
+			line("note", c.Message)
+		}
+	}
 }

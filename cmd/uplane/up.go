@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -29,7 +30,7 @@ A new lane without --uplink gets the connected one that is idle, if you agree.`,
 	f.StringArray("uplink", nil, "where it leaves: wlp6s0, connection:NAME, uuid:…, ssid:NAME or type:wifi; more than once: in order of preference")
 	f.String("subnet", "", "its IPv4 prefix, such as 10.0.1.0/24 (default: the next free one)")
 	f.String("table", "", "its routing table (default: the next free one from 100 on)")
-	f.String("mark", "", "also mark its packets, as the hand recipe does")
+	f.String("mark", "", "also mark its packets, as the hand recipe does; 0x64/0xff has a mask")
 	f.String("bridge", "", "its bridge's name, or false for none (default: ul-LANE)")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		changes, err := upChanges(c)
@@ -74,6 +75,10 @@ func upChanges(c *cobra.Command) (map[string]any, error) {
 			continue
 		}
 		text, _ := f.GetString(key)
+		if key == "mark" && strings.Contains(text, "/") { // a mask; the lane file has it in one string
+			changes[key] = text
+			continue
+		}
 		n, err := strconv.ParseUint(text, 0, 32)
 		if err != nil {
 			return nil, fmt.Errorf("up: --%s %s: use a number from 1 to 4294967295", key, text)

@@ -1,4 +1,4 @@
-// Command uplaned keeps lanes true: it follows NetworkManager and the kernel,
+// Command uplaned keeps lanes right: it follows NetworkManager and the kernel,
 // and serves the D-Bus API.
 package main
 
@@ -18,7 +18,6 @@ import (
 
 	"uplane/internal/api"
 	"uplane/internal/daemon"
-	"uplane/internal/engine"
 	"uplane/internal/run/spawn"
 	"uplane/internal/state"
 	"uplane/internal/units"
@@ -35,7 +34,7 @@ func main() {
 }
 
 type options struct {
-	engine.Paths
+	daemon.Paths
 	verbose, version bool
 }
 
@@ -94,8 +93,9 @@ func serve(o options, stderr io.Writer) error {
 	watcher := nm.NewWatcher(nm.Options{Log: log, Changed: trigger.Poke})
 	var server *api.Server
 	targets := units.New(units.Options{Log: log})
-	eng, err := engine.Open(ctx, engine.Options{
-		Paths: o.Paths, Log: log, Holder: state.Daemon, Trigger: trigger, Uplinks: watcher.Snapshot,
+	d, err := daemon.Open(ctx, daemon.Options{
+		Paths: o.Paths, Log: log, Holder: state.Daemon, Trigger: trigger,
+		NM: watcher.Snapshot,
 		Changed: func(all []daemon.Status) {
 			server.Update(toLanes(all))
 			targets.Update(daemon.Up(all))
@@ -104,18 +104,18 @@ func serve(o options, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	defer eng.Close()
+	defer d.Close()
 	running := &spawn.Manager{Uplane: spawn.Beside(self)}
-	server = api.NewServer(api.Options{Manager: manager{eng.Loop, running}, Log: log, Resumed: func() {
+	server = api.NewServer(api.Options{Manager: manager{d.Loop, running}, Log: log, Resumed: func() {
 		// Nobody heard what happened to the kernel while the machine slept.
 		log.Info("woken up from sleep; looking at everything again")
-		eng.Resync()
+		d.Resync()
 	}})
-	service := newService(log, eng.Loop)
+	service := newService(log, d.Loop)
 
 	group, gctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return watcher.Run(gctx) })
-	group.Go(func() error { return eng.Follow(gctx) })
+	group.Go(func() error { return d.Follow(gctx) })
 	group.Go(func() error { return server.Run(gctx) })
 	group.Go(func() error { return targets.Run(gctx) })
 	group.Go(func() error { return running.Follow(gctx, log) })

@@ -81,6 +81,10 @@ func toLane(s daemon.Status) api.Lane {
 		IPv4: api.Family{Addresses: []string{}}, IPv6: api.Family{Addresses: []string{}},
 		DNS: texts(s.DNS), Since: api.SinceTime(s.Since),
 	}
+	l.Conditions = make([]api.Condition, len(s.Conditions))
+	for i, c := range s.Conditions {
+		l.Conditions[i] = api.Condition{Type: string(c.Type), Status: "True", Reason: c.Reason, Message: c.Message, Hint: c.Hint}
+	}
 	if s.Alloc.Subnet.IsValid() {
 		l.Namespace, l.Bridge, l.Subnet, l.Table = policy.NetnsPath(s.Lane.Name), s.Alloc.Bridge, s.Alloc.Subnet.String(), s.Alloc.Table
 	}

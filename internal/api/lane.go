@@ -27,6 +27,17 @@ type Lane struct {
 	IPv6      Family   `json:"ipv6"`
 	DNS       []string `json:"dns"`
 	Since     string   `json:"since"` // of the state; RFC 3339, UTC
+
+	Conditions []Condition `json:"conditions"`
+}
+
+// Condition is a fact about a lane that its user should know.
+type Condition struct {
+	Type    string `json:"type"`
+	Status  string `json:"status"` // True: it is so
+	Reason  string `json:"reason"` // a code, CamelCase, that never changes
+	Message string `json:"message"`
+	Hint    string `json:"hint"` // a command or step that helps; may be empty
 }
 
 // Uplink is what a lane leaves by; all empty while it has none.
@@ -75,6 +86,7 @@ var laneProperties = []property{
 	{name: "Mark", signature: "u", of: func(l *Lane) any { return l.Mark }},
 	{name: "Bridge", signature: "s", of: func(l *Lane) any { return l.Bridge }},
 	{name: "Namespace", signature: "s", of: func(l *Lane) any { return l.Namespace }},
+	{name: "Conditions", signature: "a(sssss)", of: func(l *Lane) any { return l.conditions() }},
 }
 
 // values are properties with their values: a{sv}.
@@ -97,6 +109,32 @@ func (u Uplink) dict() map[string]string {
 	return map[string]string{"interface": u.Interface, "connection": busguard.Text(u.Connection), "uuid": busguard.Text(u.UUID), "ssid": busguard.Text(u.SSID)}
 }
 
+// conditions are in the form that the bus takes: names of profiles and networks are in their messages.
+func (l *Lane) conditions() []Condition {
+	out := make([]Condition, len(l.Conditions))
+	for i, c := range l.Conditions {
+		out[i] = Condition{c.Type, c.Status, c.Reason, busguard.Text(c.Message), busguard.Text(c.Hint)}
+	}
+	return out
+}
+
+// conditionsFrom is the other way. The bus gives structs as lists; what is of another form is left out.
+func conditionsFrom(v dbus.Variant) []Condition {
+	out := []Condition{}
+	lists, _ := v.Value().([][]any)
+	for _, list := range lists {
+		var words [5]string
+		ok := len(list) == len(words)
+		for i := 0; ok && i < len(words); i++ {
+			words[i], ok = list[i].(string)
+		}
+		if ok {
+			out = append(out, Condition{words[0], words[1], words[2], words[3], words[4]})
+		}
+	}
+	return out
+}
+
 // laneFrom is the other way; what is missing or of another type stays empty.
 func laneFrom(v values) Lane {
 	up := get[map[string]string](v, "Uplink")
@@ -107,6 +145,7 @@ func laneFrom(v values) Lane {
 		Bridge: get[string](v, "Bridge"), Namespace: get[string](v, "Namespace"),
 		// Never nil, so that JSON has [] and not null.
 		IPv4: Family{Addresses: []string{}}, IPv6: Family{Addresses: []string{}}, DNS: nonEmpty(get[[]string](v, "DNS")...),
+		Conditions: conditionsFrom(v["Conditions"]),
 	}
 	for _, a := range get[[]string](v, "Addresses") {
 		f := l.family(a)

@@ -5,11 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"uplane/internal/config"
-	"uplane/internal/state"
 	"uplane/policy"
 )
 
@@ -23,13 +21,13 @@ var errProfile = errors.New("it has a profile")
 // file is made when there is none. It returns how the lane is after one pass.
 func (l *Loop) Up(ctx context.Context, name string, changes map[string]any, create bool) (Status, error) {
 	return l.change(ctx, name, 1, func() error {
-		if owner, ok := l.lanes.owner[name]; ok {
-			if len(changes) == 0 && l.lanes.wanted[name] && l.lanes.held[name] == "" {
+		if owner, ok := l.decided.Sources.Owner[name]; ok {
+			if len(changes) == 0 && l.decided.Sources.Wanted[name] && l.decided.Sources.Held[name] == "" {
 				return nil
 			}
-			return fmt.Errorf("%s is NetworkManager's: %w: nmcli connection up %s, or to change it, uplane profile add %s", name, errProfile, quote(owner), name)
+			return fmt.Errorf("%s is NetworkManager's: %w: nmcli connection up %s, or to change it, uplane profile add %s", name, errProfile, policy.Quote(owner), name)
 		}
-		_, exists := l.lanes.known[name]
+		_, exists := l.decided.Sources.Known[name]
 		_, broken := l.config.Broken[name]
 		switch {
 		case !exists && !broken && !create:
@@ -44,7 +42,8 @@ func (l *Loop) Up(ctx context.Context, name string, changes map[string]any, crea
 				return err
 			}
 		}
-		return l.memory.want(name, state.WantUp)
+		l.want(name, policy.WantUp)
+		return nil
 	})
 }
 
@@ -54,7 +53,7 @@ func (l *Loop) Set(ctx context.Context, name string, changes map[string]any) (St
 		if err := l.exists(name); err != nil {
 			return err
 		}
-		if _, ok := l.lanes.owner[name]; ok {
+		if _, ok := l.decided.Sources.Owner[name]; ok {
 			return fmt.Errorf("%s is NetworkManager's: %w: uplane profile add %s", name, errProfile, name)
 		}
 		_, err := config.Edit(l.Dirs, name, changes)
@@ -64,34 +63,65 @@ func (l *Loop) Set(ctx context.Context, name string, changes map[string]any) (St
 
 // Down takes a lane down until it is wanted up, or the next boot.
 func (l *Loop) Down(ctx context.Context, name string) (Status, error) {
+	defer l.awaitDrained(ctx)
 	return l.change(ctx, name, removalPasses, func() error {
 		if err := l.exists(name); err != nil {
 			return err
 		}
 		// Of a profile that is down only the namespace can be left, which the lane's file wants.
-		if owner, ok := l.lanes.owner[name]; ok && l.lanes.held[name] == "" {
-			return fmt.Errorf("%s is NetworkManager's: %w: nmcli connection down %s", name, errProfile, quote(owner))
+		if owner, ok := l.decided.Sources.Owner[name]; ok && l.decided.Sources.Held[name] == "" {
+			return fmt.Errorf("%s is NetworkManager's: %w: nmcli connection down %s", name, errProfile, policy.Quote(owner))
 		}
-		return l.memory.want(name, state.WantDown)
+		l.want(name, policy.WantDown)
+		return nil
 	})
 }
 
 // Remove takes a lane down and deletes its file and all that is remembered of it.
 func (l *Loop) Remove(ctx context.Context, name string) error {
+	defer l.awaitDrained(ctx)
 	_, err := l.change(ctx, name, removalPasses, func() error {
 		if err := l.exists(name); err != nil {
 			return err
 		}
-		owner, profile := l.lanes.owner[name]
+		owner, profile := l.decided.Sources.Owner[name]
 		if profile && !slices.ContainsFunc(l.config.Lanes, func(c config.Lane) bool { return c.Name == name }) && l.config.Broken[name] == nil {
-			return fmt.Errorf("%s is NetworkManager's: %w: uplane profile remove %s, or nmcli connection delete %s", name, errProfile, name, quote(owner))
+			return fmt.Errorf("%s is NetworkManager's: %w: uplane profile remove %s, or nmcli connection delete %s", name, errProfile, name, policy.Quote(owner))
 		}
 		if err := config.Remove(l.Dirs, name); err != nil || profile {
 			return err
 		}
-		return l.memory.forget(name)
+		l.forget(name)
+		return nil
 	})
 	return err
+}
+
+// Connections of a lane that has gone mostly end with it. Who takes it down is answered when they have, or after
+// drainPatience: a peer that goes on sending keeps the rest of the lane for as long as that lasts.
+const (
+	drainPatience = 3 * time.Second
+	drainPoll     = 100 * time.Millisecond
+)
+
+// awaitDrained returns when no connection of a lane that has gone lives any more.
+func (l *Loop) awaitDrained(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, drainPatience)
+	defer cancel()
+	for draining := true; draining; {
+		if err := l.do(ctx, func() {
+			if draining = len(l.memory.Draining) > 0; draining {
+				l.passes(1)
+			}
+		}); err != nil || !draining {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(drainPoll):
+		}
+	}
 }
 
 // Ping returns once the loop has taken a moment off for it.
@@ -110,29 +140,26 @@ func (l *Loop) Reload(ctx context.Context) (errs []error, err error) {
 // is down it tells what up would do.
 func (l *Loop) Plan(ctx context.Context, name string) (lines []string, err error) {
 	derr := l.do(ctx, func() {
-		l.survey()
-		lane, ok := l.lanes.known[name]
-		if !ok {
-			if err = l.lanes.broken[name]; err == nil {
+		l.decided.Sources = l.survey()
+		if _, known := l.decided.Sources.Known[name]; !known {
+			if why := l.decided.Sources.Broken[name]; why != "" {
+				err = errors.New(why)
+			} else {
 				err = l.exists(name)
 			}
 			return
 		}
-		var extra []policy.Lane
-		if !slices.ContainsFunc(l.wanted(), func(w policy.Lane) bool { return w.Name == name }) {
-			extra = []policy.Lane{lane}
-		}
-		var v *view
-		if v, err = l.look(extra...); err != nil {
+		var d policy.Decision
+		if d, err = l.decide(name); err != nil {
 			return
 		}
-		for _, st := range v.lanes {
+		for _, st := range d.Lanes {
 			if st.Lane.Name == name && st.State == policy.Error {
 				err = errors.New(st.Reason)
 				return
 			}
 		}
-		for _, op := range append(v.released, policy.Diff(v.have, v.want)...) {
+		for _, op := range d.Ops {
 			lines = append(lines, op.Shell()...)
 		}
 	})
@@ -147,7 +174,7 @@ const removalPasses = 2
 // passes are made, whose result for name it returns.
 func (l *Loop) change(ctx context.Context, name string, passes int, f func() error) (st Status, err error) {
 	derr := l.do(ctx, func() {
-		l.survey()
+		l.decided.Sources = l.survey()
 		if err = f(); err != nil {
 			return
 		}
@@ -177,52 +204,10 @@ func (l *Loop) exists(name string) error {
 	if err := policy.CheckLaneName(name); err != nil {
 		return err
 	}
-	_, known := l.lanes.known[name]
-	_, broken := l.lanes.broken[name]
+	_, known := l.decided.Sources.Known[name]
+	_, broken := l.decided.Sources.Broken[name]
 	if !known && !broken {
 		return fmt.Errorf("%s: %w", name, ErrNoLane)
 	}
 	return nil
-}
-
-// readConfig loads the configuration; what is wrong with it is logged and
-// returned. Lanes whose file is broken stay as they were.
-func (l *Loop) readConfig() []error {
-	cfg, errs := config.Load(l.Dirs)
-	for _, err := range errs {
-		l.Log.Error("configuration", "error", err)
-	}
-	l.config = cfg
-	return errs
-}
-
-// wanted returns the lanes that shall be up, by name.
-func (l *Loop) wanted() []policy.Lane {
-	var out []policy.Lane
-	for name, lane := range l.lanes.known {
-		if l.lanes.wanted[name] {
-			out = append(out, lane)
-		}
-	}
-	slices.SortFunc(out, func(a, b policy.Lane) int { return strings.Compare(a.Name, b.Name) })
-	return out
-}
-
-// idle parts lanes from those that are held, and finds beside these the ones that are down and have numbers, or whose
-// profile says some: theirs stay theirs, as far as no lane that is up has them.
-func (l *Loop) idle(lanes []policy.Lane) (up, idle []policy.Lane) {
-	for _, lane := range lanes {
-		if l.lanes.held[lane.Name] == "" {
-			up = append(up, lane)
-		} else {
-			idle = append(idle, lane)
-		}
-	}
-	for name, lane := range l.lanes.known {
-		_, has := l.memory.state.Lanes[name]
-		if (has || lane.External) && !slices.ContainsFunc(lanes, func(w policy.Lane) bool { return w.Name == name }) {
-			idle = append(idle, lane)
-		}
-	}
-	return up, idle
 }

@@ -27,17 +27,17 @@ func TestForeignPort(t *testing.T) {
 			d.settle()
 			d.requireState("steam", policy.Up, "")
 			up := d.trace()
-			if on, _ := m.Sysctl(stp); on != "0" {
+			if on, _ := m.sysctl(stp); on != "0" {
 				t.Error("the lane would be silent for 30 s")
 			}
 			for range 3 { // and no fight comes of it
 				m.links["eth7"] = policy.HostLink{MTU: 1500, Running: true, Master: "ul-steam"}
 				d.settle()
 				d.requireState("steam", policy.Error, "ip link set eth7 nomaster")
-				if d.count("type veth") != 0 || d.count("ip netns add steam") != 1 {
+				if m.count("type veth") != 0 || m.count("ip netns add steam") != 1 {
 					t.Errorf("closed:\n%s", d.trace())
 				}
-				if got, _ := m.Sysctl("net/ipv4/conf/ul-steam/forwarding"); name == "profile" && (got != "0" || m.sysctls[stp] != "1") {
+				if got, _ := m.sysctl("net/ipv4/conf/ul-steam/forwarding"); name == "profile" && (got != "0" || m.sysctls[stp] != "1") {
 					t.Errorf("the bridge is not as it was:\n%s", d.trace())
 				}
 				// A daemon that starts meanwhile finds the same.

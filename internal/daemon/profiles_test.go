@@ -6,7 +6,6 @@ import (
 	"strings"
 	"testing"
 
-	"uplane/internal/state"
 	"uplane/policy"
 )
 
@@ -19,7 +18,7 @@ func steamProfile(active bool) policy.Profile {
 
 // profiles is what NetworkManager has from now on; the bridge follows.
 func (d *daemon) profiles(profiles ...policy.Profile) {
-	d.uplinks.Profiles = profiles
+	d.nm.Profiles = profiles
 	delete(d.machine.links, "ul-steam")
 	for _, p := range profiles {
 		if p.Active || p.Leaving {
@@ -41,16 +40,6 @@ func (d *daemon) bridge(address netip.Prefix) {
 	d.machine.links["ul-steam"] = policy.HostLink{Index: 9, MTU: 1500, Running: true, Bridge: true, Addrs: []netip.Prefix{address}}
 }
 
-// count returns how many objects of the lane there are whose lines have word.
-func (d *daemon) count(word string) (n int) {
-	for o := range d.machine.have {
-		if strings.Contains(policy.Op{Object: o}.String(), word) {
-			n++
-		}
-	}
-	return n
-}
-
 func TestProfileUpAndDown(t *testing.T) {
 	m := newMachine()
 	d := newDaemon(t, m)
@@ -60,35 +49,33 @@ func TestProfileUpAndDown(t *testing.T) {
 	d.requireState("steam", policy.Down, "its profile my steam is down in NetworkManager: nmcli connection up 'my steam'")
 	d.profiles(steamProfile(true))
 	d.requireState("steam", policy.Up, "")
-	if d.count("type bridge") != 0 || d.count("master ul-steam") != 1 || d.count("ip netns add steam") != 1 || d.count("addr add 10.0.7.1/24") != 0 {
+	if d.machine.count("type bridge") != 0 || d.machine.count("master ul-steam") != 1 || d.machine.count("ip netns add steam") != 1 || d.machine.count("addr add 10.0.7.1/24") != 0 {
 		t.Errorf("\n%s", d.trace())
 	}
 	for what, err := range map[string]error{
-		"nmcli connection down 'my steam'": second(d.call(func() error { _, err := d.Down(t.Context(), "steam"); return err })),
-		"uplane profile add steam": second(d.call(func() error {
+		"nmcli connection down 'my steam'": d.call(func() error { _, err := d.Down(t.Context(), "steam"); return err }),
+		"uplane profile add steam": d.call(func() error {
 			_, err := d.Up(t.Context(), "steam", map[string]any{"mark": uint32(7)}, true)
 			return err
-		})),
-		"uplane profile remove steam, or nmcli connection delete 'my steam'": second(d.call(func() error { return d.Remove(t.Context(), "steam") })),
+		}),
+		"uplane profile remove steam, or nmcli connection delete 'my steam'": d.call(func() error { return d.Remove(t.Context(), "steam") }),
 	} {
 		if err == nil || !strings.Contains(err.Error(), what) {
 			t.Errorf("no %q in %v", what, err)
 		}
 	}
-	if _, err := d.call(func() error { _, err := d.Up(t.Context(), "steam", nil, true); return err }); err != nil {
+	if err := d.call(func() error { _, err := d.Up(t.Context(), "steam", nil, true); return err }); err != nil {
 		t.Error(err)
 	}
 	// While NetworkManager is away, and for a new daemon that does not know it yet, all stays.
 	applied := m.applied
-	d.uplinks.Running = false
+	d.nm.Running = false
 	d.settle()
 	d.restart()
-	d.uplinks.Known, d.uplinks.Profiles = false, nil
+	d.nm.Known, d.nm.Profiles = false, nil
 	d.settle()
-	if m.applied != applied {
-		t.Errorf("%d writes", m.applied-applied)
-	}
-	d.uplinks.Known, d.uplinks.Running = true, true
+	d.requireWrites(applied, 0)
+	d.nm.Known, d.nm.Running = true, true
 	d.profiles(steamProfile(true))
 	d.requireState("steam", policy.Up, "")
 	d.profiles()
@@ -97,22 +84,6 @@ func TestProfileUpAndDown(t *testing.T) {
 	}
 	if after := d.trace(); after != before {
 		t.Errorf("left behind:\n%s\nnot\n%s", after, before)
-	}
-}
-
-func second[T any](_ T, err error) error { return err }
-
-// call makes a call while the loop runs.
-func (d *daemon) call(f func() error) (struct{}, error) {
-	done := make(chan error, 1)
-	go func() { done <- f() }()
-	for {
-		select {
-		case call := <-d.calls:
-			call()
-		case err := <-done:
-			return struct{}{}, err
-		}
 	}
 }
 
@@ -130,7 +101,7 @@ func TestProfileMove(t *testing.T) {
 	}
 	d.profiles(steamProfile(false))
 	d.requireState("steam", policy.Waiting, "its profile my steam is down")
-	if d.count("ulv-steam") != 0 || d.count("ul-steam") != 0 || !m.have.Has(netns) {
+	if d.machine.count("ulv-steam") != 0 || d.machine.count("ul-steam") != 0 || !m.have.Has(netns) {
 		t.Errorf("\n%s", d.trace())
 	}
 	d.profiles(steamProfile(true))
@@ -148,7 +119,7 @@ func TestProfileMove(t *testing.T) {
 	d.requireState("steam", policy.Waiting, "NetworkManager is taking down bridge ul-steam")
 	d.profiles()
 	d.requireState("steam", policy.Up, "")
-	if d.count("ip link add name ul-steam") != 1 || d.statuses["steam"].Alloc.Subnet != prefix("10.0.7.0/24") {
+	if d.machine.count("ip link add name ul-steam") != 1 || d.statuses["steam"].Alloc.Subnet != prefix("10.0.7.0/24") {
 		t.Errorf("%v\n%s", d.statuses["steam"].Alloc, d.trace())
 	}
 }
@@ -160,112 +131,19 @@ func TestProfileTakesOver(t *testing.T) {
 	d.settle()
 	d.profiles(steamProfile(true))
 	d.requireState("steam", policy.Degraded, "defines it too")
-	if link := m.links["ul-steam"]; !link.Made || d.count("type bridge") != 0 {
+	if link := m.links["ul-steam"]; !link.Made || d.machine.count("type bridge") != 0 {
 		t.Errorf("%v\n%s", link, d.trace())
 	}
 	// Without a profile it would be left behind.
 	d.file("steam", "")
 	d.readConfig()
-	d.uplinks.Profiles = nil
+	d.nm.Profiles = nil
 	delete(m.links, "ul-steam")
 	m.links["ul-steam"] = policy.HostLink{MTU: 1500, Made: true, Bridge: true}
-	if v, err := d.look(); err != nil || !strings.Contains(policy.Op{Verb: policy.Remove, Object: policy.Diff(v.have, v.want)[1].Object}.String(), "ip link del dev ul-steam") {
-		t.Errorf("%v: %v", err, policy.Diff(v.have, v.want))
+	d.pass()
+	if _, there := m.links["ul-steam"]; there {
+		t.Error("the bridge stays")
 	}
-}
-
-func TestProfileSeveral(t *testing.T) {
-	d := newDaemon(t, newMachine())
-	other := steamProfile(false)
-	other.UUID, other.Name, other.Address = "a-o", "other", prefix("10.0.8.1/24")
-	d.profiles(steamProfile(true), other)
-	d.requireState("steam", policy.Up, "")
-	other.Active = true
-	d.uplinks.Profiles = []policy.Profile{steamProfile(true), other}
-	d.settle()
-	d.requireState("steam", policy.Degraded, "profile my steam is active for it too, and does not count while other is")
-	d.profiles(steamProfile(false), other)
-	d.requireState("steam", policy.Up, "")
-	if got := d.statuses["steam"].Alloc.Subnet; got != prefix("10.0.8.0/24") {
-		t.Error(got)
-	}
-}
-
-func TestProfileBroken(t *testing.T) {
-	bad := steamProfile(true)
-	bad.Keys = map[string]string{"uplink": "wifi:x"}
-	t.Run("before it was good", func(t *testing.T) {
-		d := newDaemon(t, newMachine())
-		d.profiles(bad)
-		d.requireState("steam", policy.Error, `profile my steam: org.uplane.uplink: invalid uplink "wifi:x"`)
-	})
-	t.Run("when it was good", func(t *testing.T) {
-		d := newDaemon(t, newMachine())
-		d.profiles(steamProfile(true))
-		applied := d.machine.applied
-		d.profiles(bad)
-		d.requireState("steam", policy.Degraded, "the lane stays as it was")
-		if d.machine.applied != applied {
-			t.Error("it did not stay")
-		}
-	})
-	t.Run("beside a good file", func(t *testing.T) {
-		d := newDaemon(t, newMachine(), "steam")
-		bad.Active = false
-		d.profiles(bad)
-		d.requireState("steam", policy.Degraded, "profile my steam: org.uplane.uplink")
-		if d.count("ip link add name ul-steam") != 1 {
-			t.Error("the file does not count")
-		}
-	})
-	t.Run("active, beside a good file", func(t *testing.T) {
-		d := newDaemon(t, newMachine(), "steam")
-		d.settle()
-		applied := d.machine.applied
-		active := bad
-		active.Active, active.Interface = true, "br7"
-		d.uplinks.Profiles = []policy.Profile{active}
-		d.settle()
-		d.requireState("steam", policy.Degraded, "profile my steam: org.uplane.uplink")
-		if d.machine.applied != applied {
-			t.Error("the file does not count")
-		}
-	})
-	t.Run("beside a file that became bad, too", func(t *testing.T) {
-		d := newDaemon(t, newMachine(), "steam")
-		d.settle()
-		applied := d.machine.applied
-		d.file("steam", "uplink = 5\n")
-		d.readConfig()
-		active := bad
-		active.Active, active.Interface = true, "br7"
-		d.uplinks.Profiles = []policy.Profile{active}
-		d.settle()
-		d.requireState("steam", policy.Degraded, "the lane stays as it was; profile my steam: org.uplane.uplink")
-		if d.machine.applied != applied {
-			t.Error("it did not stay")
-		}
-	})
-	t.Run("beside a good one", func(t *testing.T) {
-		d := newDaemon(t, newMachine())
-		active := bad
-		active.Active, active.UUID, active.Interface = true, "a", "br7"
-		d.profiles(active, steamProfile(true))
-		d.requireState("steam", policy.Degraded, "profile my steam: org.uplane.uplink")
-		if d.count("master ul-steam") != 1 {
-			t.Errorf("\n%s", d.trace())
-		}
-	})
-	t.Run("no lane's name, no interface's name", func(t *testing.T) {
-		d := newDaemon(t, newMachine())
-		p, q := steamProfile(true), steamProfile(true)
-		p.Lane, q.Interface, q.Lane, q.UUID = "../x", "lo all", "work", "u-q"
-		d.profiles(p, q)
-		d.requireState("work", policy.Error, "connection.interface-name: invalid interface name")
-		if len(d.statuses) != 1 || len(d.complained) != 1 {
-			t.Errorf("%v %v", d.statuses, d.complained)
-		}
-	})
 }
 
 // A profile that is down takes nothing from lanes that are up.
@@ -282,9 +160,7 @@ func TestProfileIdle(t *testing.T) {
 		d.requireState("fixed", policy.Up, "")
 		d.requireState("auto", policy.Up, "")
 	}
-	if n := d.machine.applied - applied; n != 0 {
-		t.Errorf("%d writes", n)
-	}
+	d.requireWrites(applied, 0)
 	// Not even by the name of an active one's bridge, or of a lane that it holds.
 	rival := steamProfile(false)
 	rival.Lane, rival.UUID, rival.Address = "aaa", "u-r", prefix("10.0.8.1/24")
@@ -302,9 +178,7 @@ func TestProfileIdle(t *testing.T) {
 func TestProfileForgetsDown(t *testing.T) {
 	d := newDaemon(t, newMachine(), "steam")
 	d.settle()
-	if _, err := d.call(func() error { _, err := d.Down(t.Context(), "steam"); return err }); err != nil {
-		t.Fatal(err)
-	}
+	d.down("steam")
 	d.profiles(steamProfile(true))
 	d.requireState("steam", policy.Degraded, "defines it too")
 	d.machine.fail = func(op policy.Op) error {
@@ -320,9 +194,7 @@ func TestProfileForgetsDown(t *testing.T) {
 	d.requireState("steam", policy.Up, "")
 	// What was said since goes on.
 	d.machine.fail = nil
-	if _, err := d.call(func() error { _, err := d.Down(t.Context(), "steam"); return err }); err != nil {
-		t.Fatal(err)
-	}
+	d.down("steam")
 	d.profiles(steamProfile(false))
 	d.requireState("steam", policy.Down, "its profile my steam is down")
 	d.profiles()
@@ -340,34 +212,27 @@ func TestProfileForgotten(t *testing.T) {
 		bad.UUID = string(rune('a' + i))
 		d.profiles(steamProfile(true), bad)
 	}
-	if len(d.complained) != 1 {
-		t.Errorf("%v", d.complained)
+	if len(d.said) != 1 {
+		t.Errorf("%v", d.said)
 	}
-	d.uplinks.Running = false
-	d.uplinks.Profiles = nil
+	d.nm.Running = false
+	d.nm.Profiles = nil
 	delete(d.machine.links, "ul-steam")
 	d.settle()
-	if _, kept := d.States.Get().Lanes["steam"]; !kept {
+	if _, kept := d.store().Memory().Lanes["steam"]; !kept {
 		t.Error("its numbers are gone with NetworkManager")
 	}
-	d.uplinks.Running = true
+	d.nm.Running = true
 	d.profiles()
-	if after := d.trace(); after != before || len(d.complained) != 0 {
-		t.Errorf("left behind: %v\n%s\nnot\n%s", d.complained, after, before)
+	if after := d.trace(); after != before || len(d.said) != 0 {
+		t.Errorf("left behind: %v\n%s\nnot\n%s", d.said, after, before)
 	}
-	d.file("broken", "uplink = 5\n") // it may have had numbers
+	d.file("broken", "uplane = 5\n") // it may have had numbers
+	d.memory.Lanes = maps.Clone(d.memory.Lanes)
+	d.memory.Lanes["broken"] = policy.LaneMemory{Allocation: policy.Allocation{Table: 7}}
 	d.readConfig()
-	d.memory.state.Lanes["broken"] = state.Lane{Allocation: policy.Allocation{Table: 7}}
 	d.settle()
-	if _, kept := d.memory.state.Lanes["broken"]; !kept {
+	if _, kept := d.memory.Lanes["broken"]; !kept {
 		t.Error("a broken file's lane lost its numbers")
-	}
-}
-
-func TestQuote(t *testing.T) {
-	for in, want := range map[string]string{"steam": "steam", "my steam": "'my steam'", "": "''", "it's": `'it'\''s'`, "$(x)": "'$(x)'"} {
-		if got := quote(in); got != want {
-			t.Errorf("%s: %s", in, got)
-		}
 	}
 }

@@ -42,27 +42,13 @@ func (l *Loop) awaited(iface string) bool {
 	return slices.ContainsFunc(l.waiters, func(w *waiter) bool { return w.iface == iface && w.ctx.Err() == nil })
 }
 
-// wake lets go of those who waited for what this pass has done. What it was to do and did not, because it failed or is held
-// back in a fight, is in failed and undone.
-func (l *Loop) wake(v *view, failed map[string]string, undone map[policy.Object]int) {
-	if len(l.waiters) == 0 {
-		return
-	}
-	behind := map[string]bool{} // lanes; "" is all of them
-	for name := range failed {
-		behind[name] = true
-	}
-	if len(undone) > 0 {
-		owner := owners(v.lanes)
-		for o := range undone {
-			behind[owner[o]] = true
-		}
-	}
+// wake lets go of those who waited for what this pass has done. What it was to do and did not is in failed.
+func (l *Loop) wake(d *policy.Decision, failed map[string]string) {
 	l.waiters = slices.DeleteFunc(l.waiters, func(w *waiter) bool {
 		if w.ctx.Err() != nil {
 			return true
 		}
-		if !w.settled(v, behind) {
+		if !w.settled(d, failed) {
 			return false
 		}
 		close(w.done)
@@ -70,19 +56,19 @@ func (l *Loop) wake(v *view, failed map[string]string, undone map[policy.Object]
 	})
 }
 
-func (w *waiter) settled(v *view, behind map[string]bool) bool {
-	if behind[""] {
+func (w *waiter) settled(d *policy.Decision, failed map[string]string) bool {
+	if failed[""] != "" {
 		return false
 	}
-	for _, st := range v.lanes {
-		if st.Uplink != nil && st.Uplink.Interface == w.iface && behind[st.Lane.Name] {
+	for _, st := range d.Lanes {
+		if st.Uplink != nil && st.Uplink.Interface == w.iface && failed[st.Lane.Name] != "" {
 			return false
 		}
 	}
-	for _, u := range v.uplinks {
+	for _, u := range d.Uplinks {
 		if u.Interface == w.iface && u.Phase != policy.PhaseDown && (w.uuid == "" || u.UUID == w.uuid) {
 			return true
 		}
 	}
-	return !v.host.Leaves(w.iface)
+	return !d.Leaves(w.iface)
 }

@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"cmp"
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -14,8 +13,7 @@ import (
 // Status is how a lane is, for users.
 type Status struct {
 	policy.LaneStatus
-	Profile string    // NetworkManager's, that the lane is; empty: it is a file
-	Since   time.Time // of the present state
+	Since time.Time // of the present state
 }
 
 // Up returns the names of the lanes that are up or degraded.
@@ -31,7 +29,7 @@ func Up(statuses []Status) (lanes []string) {
 // equal tells whether a user would see no difference. Since follows State.
 func (s Status) equal(o Status) bool {
 	return s.State == o.State && s.Reason == o.Reason && s.Profile == o.Profile && s.Alloc == o.Alloc && s.Lane.Mark == o.Lane.Mark &&
-		slices.Equal(s.DNS, o.DNS) && sameUplink(s.Uplink, o.Uplink)
+		slices.Equal(s.DNS, o.DNS) && slices.Equal(s.Conditions, o.Conditions) && sameUplink(s.Uplink, o.Uplink)
 }
 
 func sameUplink(a, b *policy.Uplink) bool {
@@ -44,66 +42,36 @@ func sameUplink(a, b *policy.Uplink) bool {
 		ga == gb && slices.Equal(a.Addresses, b.Addresses)
 }
 
-// publish works out every configured lane's status and tells when one changed.
-func (l *Loop) publish(v *view, failed map[string]string, undone map[policy.Object]int) {
-	next := make(map[string]Status, len(v.lanes))
-	running := l.Uplinks().Running
-	var owner map[policy.Object]string
-	if len(undone) > 0 {
-		owner = owners(v.lanes)
-	}
-	clear(l.current)
-	for _, st := range v.lanes {
-		if st.Uplink != nil {
-			l.current[st.Lane.Name] = st.Uplink.Interface
-		}
-		if why := cmp.Or(failed[st.Lane.Name], failed[""]); why != "" {
-			st.State, st.Reason = policy.Error, why
-		}
-		for o, times := range undone {
-			if name := owner[o]; name == st.Lane.Name || name == "" {
-				worsen(&st, fmt.Sprintf("another program keeps undoing %q (healed %d times, now slowly)", policy.Op{Object: o}.Shell()[0], times))
-			}
-		}
-		if !l.memory.keeps(&st) {
-			worsen(&st, fmt.Sprintf("its numbers are not saved, and may be others after a reboot: %v", l.memory.unsaved))
-		}
-		if !running && st.Uplink != nil {
-			worsen(&st, "NetworkManager is not running, so the lane keeps its last uplink and can't follow changes")
-		}
-		if err := l.lanes.broken[st.Lane.Name]; err != nil {
-			worsen(&st, err.Error()+"; the lane stays as it was")
-		}
-		for _, note := range l.lanes.notes[st.Lane.Name] {
-			worsen(&st, note)
-		}
-		st.Want = nil
-		next[st.Lane.Name] = Status{LaneStatus: st}
-	}
-	for name, lane := range l.lanes.known {
-		if _, ok := next[name]; !ok {
-			st := policy.LaneStatus{Lane: lane, State: policy.Down}
-			if owner, ok := l.lanes.owner[name]; ok {
-				st.Reason = fmt.Sprintf("its profile %s is down in NetworkManager: nmcli connection up %s", owner, quote(owner))
-			}
-			next[name] = Status{LaneStatus: st}
-		}
-	}
-	for name, err := range l.lanes.broken {
-		if _, ok := next[name]; !ok {
-			next[name] = Status{LaneStatus: policy.LaneStatus{Lane: policy.Lane{Name: name}, State: policy.Error, Reason: err.Error()}}
-		}
-	}
-	changed := l.statuses == nil || len(next) != len(l.statuses)
+// publish tells how lanes are when that has changed.
+func (l *Loop) publish(d *policy.Decision, failed map[string]string) {
 	now := time.Now()
-	for name, s := range next {
-		s.Profile = l.lanes.owner[name]
-		old, ok := l.statuses[name]
-		if s.Since = now; ok && old.State == s.State {
+	for _, name := range slices.Sorted(maps.Keys(failed)) {
+		c := policy.Condition{Type: policy.AboutKernel, Reason: "Failed", Effect: policy.Error, Message: failed[name]}
+		switch name {
+		case leftover:
+			continue
+		case "":
+			c.Effect = policy.Degraded // what lanes have of their own is in place
+		}
+		d.Add(name, c, now)
+	}
+	l.complain(d.Sources.Complaints)
+	next := make(map[string]Status, len(d.Lanes))
+	changed := l.statuses == nil || len(d.Lanes) != len(l.statuses)
+	for _, st := range d.Lanes {
+		s := Status{LaneStatus: st, Since: now}
+		old, ok := l.statuses[st.Lane.Name]
+		switch {
+		case ok && old.State == st.State:
 			s.Since = old.Since
+		case !ok && !d.Memory.Lanes[st.Lane.Name].Since.IsZero() && d.Memory.Lanes[st.Lane.Name].State == st.State:
+			s.Since = d.Memory.Lanes[st.Lane.Name].Since // by an earlier daemon
+		}
+		if !ok || old.State != st.State || uplinkName(old.Uplink) != uplinkName(st.Uplink) {
+			l.tell(&s)
 		}
 		changed = changed || !ok || !s.equal(old)
-		next[name] = s
+		next[st.Lane.Name] = s
 	}
 	l.statuses = next
 	if changed && l.Changed != nil {
@@ -111,17 +79,54 @@ func (l *Loop) publish(v *view, failed map[string]string, undone map[policy.Obje
 	}
 }
 
-func (l *Loop) list() []Status {
-	return slices.SortedFunc(maps.Values(l.statuses), func(a, b Status) int { return strings.Compare(a.Lane.Name, b.Lane.Name) })
+// blindAfter is how many looks in a row fail before lanes say so: a kernel that is busy fails one now and then.
+const blindAfter = 3
+
+// publishBlind tells that nobody knows how lanes are, as nothing could be looked at.
+func (l *Loop) publishBlind(err error) {
+	l.decided.Clean = false
+	if l.failures < blindAfter || l.statuses == nil {
+		return
+	}
+	blind := policy.Condition{Type: policy.AboutKernel, Reason: "Unreadable", Effect: policy.Degraded, Message: "the kernel can't be read, so the lane follows nothing: " + err.Error()}
+	d := l.decided
+	d.Lanes = slices.Clone(d.Lanes)
+	for i := range d.Lanes {
+		st := &d.Lanes[i]
+		st.Conditions = slices.DeleteFunc(slices.Clone(st.Conditions), func(c policy.Condition) bool {
+			return c.Type == blind.Type && c.Reason == blind.Reason
+		})
+	}
+	d.Add("", blind, time.Now())
+	l.publish(&d, nil)
 }
 
-// worsen turns "up" into "degraded" and adds a reason.
-func worsen(st *policy.LaneStatus, reason string) {
-	if st.State == policy.Up {
-		st.State = policy.Degraded
+// tell writes a line for a change of a lane's state into the journal.
+func (l *Loop) tell(s *Status) {
+	text := "lane " + s.Lane.Name + " is " + string(s.State)
+	if why := cmp.Or(s.Reason, uplinkName(s.Uplink)); why != "" {
+		text += ": " + why
 	}
-	if st.Reason != "" {
-		reason = st.Reason + "; " + reason
+	l.Log.Info(text, "lane", s.Lane.Name, "state", string(s.State), "uplink", uplinkName(s.Uplink))
+}
+
+func uplinkName(u *policy.Uplink) string {
+	if u == nil {
+		return ""
 	}
-	st.Reason = reason
+	return u.Interface
+}
+
+// complain logs what is wrong with profiles that no lane can come from, unless that was said before.
+func (l *Loop) complain(complaints map[string]string) {
+	for uuid, why := range complaints {
+		if l.said[uuid] != why {
+			l.Log.Error("profile", "uuid", uuid, "error", why)
+		}
+	}
+	l.said = complaints
+}
+
+func (l *Loop) list() []Status {
+	return slices.SortedFunc(maps.Values(l.statuses), func(a, b Status) int { return strings.Compare(a.Lane.Name, b.Lane.Name) })
 }

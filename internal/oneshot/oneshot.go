@@ -13,7 +13,6 @@ import (
 
 	"uplane/internal/api"
 	"uplane/internal/daemon"
-	"uplane/internal/engine"
 	"uplane/internal/kernel"
 	"uplane/internal/state"
 	"uplane/internal/units"
@@ -22,7 +21,7 @@ import (
 )
 
 // Paths are the folders with the configuration and the state.
-type Paths = engine.Paths
+type Paths = daemon.Paths
 
 // DefaultPaths returns the paths that the daemon has without options.
 func DefaultPaths() (p Paths) {
@@ -44,14 +43,21 @@ func DaemonRuns(ctx context.Context) bool {
 	return running
 }
 
-// Apply brings all lanes into the state that they should have now, and returns them.
-func Apply(ctx context.Context, paths Paths, level slog.Level) ([]api.Lane, error) {
-	return run(ctx, paths, level, func(e *engine.Engine, _ *nm.Snapshot) ([]daemon.Status, error) { return e.Once(ctx) })
+// Apply brings all lanes into the state that they should have now, and returns them. With drain set it waits a
+// while for the connections of lanes that have gone.
+func Apply(ctx context.Context, paths Paths, level slog.Level, drain bool) ([]api.Lane, error) {
+	return run(ctx, paths, level, func(e *daemon.Daemon, _ *nm.Snapshot) ([]daemon.Status, error) {
+		lanes, err := e.Once(ctx)
+		if drain {
+			e.Drain(ctx)
+		}
+		return lanes, err
+	})
 }
 
 // DownAll takes all lanes down. The caller has taken down their NetworkManager profiles.
 func DownAll(ctx context.Context, paths Paths, level slog.Level) error {
-	_, err := run(ctx, paths, level, func(e *engine.Engine, seen *nm.Snapshot) ([]daemon.Status, error) {
+	_, err := run(ctx, paths, level, func(e *daemon.Daemon, seen *nm.Snapshot) ([]daemon.Status, error) {
 		// NetworkManager may still be deactivating them.
 		seen.Profiles, seen.Known = nil, true
 		return e.OnceDown(ctx)
@@ -61,7 +67,7 @@ func DownAll(ctx context.Context, paths Paths, level slog.Level) error {
 
 // run opens the engine and calls do, which may change the snapshot of NetworkManager that the engine works with.
 func run(ctx context.Context, paths Paths, level slog.Level,
-	do func(*engine.Engine, *nm.Snapshot) ([]daemon.Status, error)) ([]api.Lane, error) {
+	do func(*daemon.Daemon, *nm.Snapshot) ([]daemon.Status, error)) ([]api.Lane, error) {
 	if os.Geteuid() != 0 {
 		return nil, api.ErrDenied
 	}
@@ -71,8 +77,8 @@ func run(ctx context.Context, paths Paths, level slog.Level,
 		return nil, ErrDaemon
 	}
 	var seen nm.Snapshot
-	e, err := engine.Open(ctx, engine.Options{
-		Paths: paths, Log: log, Holder: state.OneShot, Uplinks: func() nm.Snapshot { return seen },
+	e, err := daemon.Open(ctx, daemon.Options{
+		Paths: paths, Log: log, Holder: state.OneShot, NM: func() nm.Snapshot { return seen },
 	})
 	if errors.Is(err, state.ErrDaemon) {
 		return nil, ErrDaemon

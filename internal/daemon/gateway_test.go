@@ -10,7 +10,7 @@ import (
 
 // A new gateway is in the lane's table though the look that follows fails; and
 // when nothing fails, that look finds no more to do.
-func TestHurry(t *testing.T) {
+func TestFollowGateway(t *testing.T) {
 	m := newMachine()
 	d := newDaemon(t, m, "one")
 	d.settle()
@@ -18,12 +18,12 @@ func TestHurry(t *testing.T) {
 	via := netip.MustParseAddr("192.168.50.2")
 	m.routes[0].Via = via
 	m.fresh = map[string]bool{old.Dev: true}
-	m.observe = errors.New("interrupted")
+	m.kernel = errors.New("interrupted")
 	d.pass()
 	if got := laneDefault(t, m); got.Via != via {
 		t.Fatalf("the default is %v", got)
 	}
-	m.observe = nil
+	m.kernel = nil
 	applied := m.applied
 	d.settle()
 	if got := laneDefault(t, m); got.Via != via || m.applied != applied {
@@ -48,19 +48,8 @@ func TestHurry(t *testing.T) {
 	m.fail, m.fresh = nil, map[string]bool{"enp7s0": true}
 	m.routes[0].Via = via
 	applied = m.applied
-	d.hurry()
+	d.followGateway()
 	if m.applied != applied {
 		t.Errorf("%d writes for another uplink", m.applied-applied)
 	}
-}
-
-func laneDefault(t *testing.T, m *machine) policy.Route {
-	t.Helper()
-	for o := range m.have {
-		if r, ok := o.(policy.Route); ok && r.Netns == "" && r.Dst.Bits() == 0 && r.Type == policy.Unicast {
-			return r
-		}
-	}
-	t.Fatal("the lane has no default")
-	return policy.Route{}
 }
