@@ -74,7 +74,7 @@ func run(ctx context.Context, bin string) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := s.shell("uplane up steam --uplink wlp6s0", "uplane status steam", "ip rule | grep 5200", "ip route show table 100"); err != nil {
+	if err := s.shell("uplane up steam --uplink wlp6s0", "uplane status steam", "ip rule | grep -w 10.0", "ip route show table 100"); err != nil {
 		return err
 	}
 

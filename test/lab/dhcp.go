@@ -23,6 +23,8 @@ type DHCP struct {
 	// Routes are sent as classless static routes. Clients then ignore the router option, so the
 	// default route is sent among them too.
 	Routes []Route
+	// MTU is the card's, bytes; zero sends none.
+	MTU int
 }
 
 // Route is a route that DHCP hands out.
@@ -128,6 +130,9 @@ func (g *Gateway) writeDHCP(d DHCP) error {
 		add("router", d.Router.String())
 	} else {
 		add("router") // an empty one keeps dnsmasq from sending itself
+	}
+	if d.MTU != 0 {
+		add("mtu", fmt.Sprint(d.MTU))
 	}
 	var servers, routes []string
 	for _, addr := range d.DNS {

@@ -16,6 +16,12 @@ type Router struct {
 
 // bridge makes "lan" a switch with ports. A port has the name of what it leads to.
 func (r *Router) bridge(mac string, ports []string) error {
+	// Else the machine's module for it has this router track, and never translate again, what the switch only hands on.
+	if _, err := os.Stat("/proc/sys/net/bridge"); err == nil {
+		if err := r.Sysctl("net/bridge/bridge-nf-call-iptables", "0"); err != nil {
+			return err
+		}
+	}
 	lines := []string{"link add name lan address " + mac + " type bridge"}
 	for _, port := range ports {
 		lines = append(lines, "link set dev "+port+" master lan up")

@@ -37,7 +37,8 @@ func (h *Host) DBusAddress() string {
 	return "unix:path=" + h.Path(busSocket)
 }
 
-// Namespace is the node of a named network namespace in the host, as made by "ip netns add".
+// Namespace is the node of a named network namespace in the host, as made by "ip netns add". It keeps the namespace,
+// whatever becomes of the name, until the node or the world is closed.
 func (h *Host) Namespace(name string) (*Node, error) {
 	ns, err := os.Open(h.Path("/run/netns/" + name))
 	if err != nil {

@@ -3,8 +3,10 @@ package lab
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"os"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -27,6 +29,14 @@ type Node struct {
 // Netns is a path of the node's network namespace that any process of the machine can open.
 func (n *Node) Netns() string {
 	return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), n.ns.Fd())
+}
+
+// Close lets the namespace go before the world is closed. It is for nodes that [Host.Namespace] has made.
+func (n *Node) Close() error {
+	n.world.mu.Lock()
+	defer n.world.mu.Unlock()
+	n.world.closers = slices.DeleteFunc(n.world.closers, func(c io.Closer) bool { return c == n.ns })
+	return n.ns.Close()
 }
 
 // Do runs fn on an OS thread in the node's network namespace; the file system stays this process's.

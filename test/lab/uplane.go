@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -62,7 +63,7 @@ func (w *World) Install(bin string) (*Uplane, error) {
 	if err := w.reload(); err != nil {
 		return nil, err
 	}
-	return &Uplane{world: w, daemon: w.service("uplaned")}, nil
+	return &Uplane{world: w, daemon: w.service("uplaned", "--verbose")}, nil
 }
 
 // InstallDispatcher puts our NetworkManager dispatcher scripts into the host, which Install does only on a [Machine].
@@ -99,6 +100,9 @@ func moduleRoot() (string, error) {
 // reload has what runs in the host read the files that are new.
 func (w *World) reload() error {
 	if w.booted {
+		if err := w.verbose(); err != nil {
+			return err
+		}
 		for _, args := range [][]string{{"daemon-reload"}, {"reload", "dbus", "NetworkManager"}, {"enable", "uplaned"}} {
 			if _, err := w.Host.Run("systemctl", args...); err != nil {
 				return err
@@ -116,6 +120,16 @@ func (w *World) reload() error {
 	}
 	_, err = w.Host.Run("nmcli", "general", "reload", "conf")
 	return err
+}
+
+// verbose has a booted host's daemon log the operations that it carries out, which tests count.
+func (w *World) verbose() error {
+	const dir = "/etc/systemd/system/uplaned.service.d"
+	const text = "[Service]\nExecStart=\nExecStart=/usr/sbin/uplaned --verbose\n"
+	if err := os.MkdirAll(w.Host.Path(dir), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(w.Host.Path(dir+"/verbose.conf"), []byte(text), 0o644)
 }
 
 // Start starts the daemon and waits until it answers on the bus.
@@ -137,6 +151,12 @@ func (u *Uplane) Start(ctx context.Context) error {
 
 // Kill ends the daemon as a crash does. On a [Machine] systemd starts it again.
 func (u *Uplane) Kill() { u.daemon.kill() }
+
+// Stop ends the daemon as a shutdown does.
+func (u *Uplane) Stop() error { return u.daemon.stop() }
+
+// Running tells whether the daemon runs.
+func (u *Uplane) Running() bool { return u.daemon.running() }
 
 // PID is the daemon's process ID outside of the world; 0 on a [Machine].
 func (u *Uplane) PID() int {

@@ -23,7 +23,7 @@ const laneDoc = `{
 	"namespace": "", "bridge": "", "subnet": "", "table": 0, "mark": 0,
 	"ipv4": {"addresses": [], "gateway": ""},
 	"ipv6": {"addresses": [], "gateway": ""},
-	"dns": [], "since": "", "programs": 0
+	"dns": [], "since": "", "conditions": [], "programs": 0
 }`
 
 // requireShape checks that have has the keys and types of want, and no others.
@@ -104,7 +104,7 @@ func TestStatus(t *testing.T) {
 		"uplink": {"interface": "wlp6s0", "connection": "homewifi", "uuid": "` + uuid + `", "ssid": ""}, "profile": "",
 		"namespace": "/run/netns/steam", "bridge": "ul-steam", "subnet": "10.0.1.0/24", "table": 100, "mark": 100,
 		"ipv4": {"addresses": ["192.168.50.4/24"], "gateway": "192.168.50.1"},
-		"dns": ["203.0.113.54"], "programs": 0}`).(map[string]any)
+		"dns": ["203.0.113.54"], "conditions": [], "programs": 0}`).(map[string]any)
 	want["ipv6"] = steam["ipv6"] // NetworkManager's choice
 	if !reflect.DeepEqual(steam, want) {
 		t.Errorf("steam is\n%v\nnot\n%v", steam, want)
@@ -217,9 +217,10 @@ func TestPlan(t *testing.T) {
 		// The way back, by hand too: what was there before, the daemon alone knows.
 		s.run("remove", "steam")
 		s.sh(`sysctl -qw net/ipv4/conf/wlp6s0/forwarding=0 net/ipv4/conf/enp7s0/forwarding=0
+			sysctl -qw net/ipv4/conf/wlp6s0/src_valid_mark=0 net/ipv4/conf/enp7s0/src_valid_mark=0
 			rmdir /etc/netns 2>/dev/null || :; umount /run/netns 2>/dev/null || :; nft flush ruleset`)
 		before = s.traces()
-		if left := s.sh("ip -o link | grep -E 'ul-|ulv-|br0' || :; ip rule show priority 5200; ip netns; ip route show table all proto uplane"); left != "" {
+		if left := s.sh("ip -o link | grep -E 'ul-|ulv-|br0' || :; ip rule | grep uplane || :; ip netns; ip route show table all proto uplane"); left != "" {
 			t.Errorf("left:\n%s", left)
 		}
 	}

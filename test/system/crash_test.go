@@ -24,8 +24,8 @@ func (s *site) tagged() string {
 	s.Helper()
 	return s.sh(`ip link show group 117; ip link show group 1970302062; ip -o link | grep uplane: || :
 		ip netns; ls /run/netns 2>/dev/null || :
-		ip rule show protocol uplane; ip route show table all proto uplane
-		iptables-save | grep UPLANE || :
+		ip rule | grep uplane || :; ip route show table all proto uplane
+		nft list ruleset | grep -i uplane || :
 		grep -ls '^# uplane:' /etc/netns/*/resolv.conf || :`)
 }
 
@@ -115,8 +115,11 @@ func TestHalfMade(t *testing.T) {
 		"a pair without its alias":           "ip link add name ulv-steam group 117 type veth peer name eth0 group 0",
 		"a namespace that was not yet bound": "mkdir -p /run/netns; echo '# uplane:steam' > /run/netns/steam",
 		"an empty folder":                    "mkdir -p /etc/netns/steam",
-		"a chain without a jump":             "iptables -t mangle -N UPLANE-PREROUTING; iptables -t nat -N UPLANE-POSTROUTING",
-		"rules and routes":                   "ip rule add from 10.0.1.0/24 lookup 100 priority 5200 protocol uplane; ip route add unreachable default table 100 metric 7 proto uplane",
+		"a chain of an earlier release":      "iptables -t mangle -N UPLANE-PREROUTING; iptables -t nat -N UPLANE-POSTROUTING",
+		"an empty table":                     "nft add table inet uplane",
+		"a table that is not ours in full":   "nft 'add table inet uplane; add chain inet uplane forward { type filter hook forward priority 7; }; add set inet uplane lanes { type ipv4_addr; }'",
+		"rules of an earlier release":        "ip rule add from 10.0.1.0/24 lookup 100 priority 5200 protocol uplane; ip route add unreachable default table 100 metric 7 proto uplane",
+		"rules without what they lead to":    "ip rule add from 10.0.0.0/16 goto 40000 priority 0 protocol uplane; ip rule add from 10.0.1.0/24 unreachable priority 40002 protocol uplane",
 	} {
 		s.uplane.Kill()
 		s.sh(script)

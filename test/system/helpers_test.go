@@ -103,7 +103,7 @@ func (s *site) settled(lane string) {
 // withoutTrace waits until the host is as it was.
 func (s *site) withoutTrace(before string) {
 	s.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(30 * time.Second)
 	for s.traces() != before && time.Now().Before(deadline) {
 		time.Sleep(50 * time.Millisecond)
 	}

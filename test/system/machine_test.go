@@ -323,7 +323,7 @@ func (s *machineTest) saysWhenReady() {
 	s.leavesBy("written", s.m.Wifi.Public)
 	for mark := range 5 {
 		s.writeLane("written", fmt.Sprintf("uplink = \"wlp6s0\"\nmark = %d\n", 200+mark))
-		if got := s.sh("systemctl reload uplaned; ip rule show priority 5201"); !strings.Contains(got, fmt.Sprintf("fwmark %#x ", 200+mark)) {
+		if got := s.sh("systemctl reload uplaned; ip rule show priority 0"); !strings.Contains(got, fmt.Sprintf("fwmark %#x/", 200+mark)) {
 			s.Errorf("right after the reload there is no rule for mark %d:\n%s", 200+mark, got)
 		}
 	}

@@ -25,7 +25,7 @@ var strangerNet = netip.MustParsePrefix("2001:db8:7::/64")
 
 func (s *site) stranger() *stranger {
 	s.Helper()
-	s.sh(`[ ! -e /proc/sys/net/bridge ] || sysctl -qw net/bridge/bridge-nf-call-iptables=0 # or FORWARD sees some of it
+	s.sh(`[ ! -e /proc/sys/net/bridge ] || sysctl -qw net/bridge/bridge-nf-call-iptables=0 net/bridge/bridge-nf-call-ip6tables=0 # or our table sees some of it
 ip netns add stranger
 ip link add eth7 type veth peer name p7 netns stranger
 ip netns exec stranger sysctl -qw net/ipv6/conf/p7/accept_dad=0 net/ipv6/conf/all/forwarding=1
@@ -213,7 +213,7 @@ ip -n box addr add 10.0.3.9/24 dev eth0; ip -n box link set eth0 up`)
 ip link set vethc master docker0`)
 	look := func() string {
 		s.Helper()
-		return s.sh(`ip -4 -o addr show dev docker0; ip -d link show docker0 | grep -o 'stp_state .'; ls /sys/class/net/docker0/brif; iptables-save | grep UPLANE || :
+		return s.sh(`ip -4 -o addr show dev docker0; ip -d link show docker0 | grep -o 'stp_state .'; ls /sys/class/net/docker0/brif; nft list ruleset | grep -A99 uplane || :
 ip rule; ip route show table all | grep docker0 | sed 's/ linkdown//'
 cat /proc/sys/net/ipv4/conf/docker0/forwarding /proc/sys/net/ipv6/conf/docker0/disable_ipv6`)
 	}

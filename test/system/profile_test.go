@@ -77,7 +77,7 @@ func (p *program) goesOn() {
 	got, err := p.node.Whoami(ctx)
 	if err != nil || got != p.world.Wifi.Public {
 		p.Fatalf("the program in lane %s leaves by %v: %v\n%s", p.lane, got, err,
-			p.sh("uplane status; ip rule; ip route show table all; ip -d link; ip addr; iptables-save; ip netns exec "+p.lane+" ip addr; ip netns exec "+p.lane+" ip route"))
+			p.sh("uplane status; ip rule; ip route show table all; ip -d link; ip addr; nft list ruleset; ip netns exec "+p.lane+" ip addr; ip netns exec "+p.lane+" ip route"))
 	}
 }
 
@@ -279,7 +279,7 @@ func TestProfileKeyfile(t *testing.T) {
 	}
 	p := s.sender("games")
 	p.goesOn()
-	if rules := s.sh("ip rule"); !strings.Contains(rules, "fwmark 0x64 lookup 100") {
+	if rules := s.sh("ip rule"); !strings.Contains(rules, "fwmark 0x64/0xefffffff lookup 100") {
 		t.Errorf("no mark:\n%s", rules)
 	}
 	// nmcli leaves the user keys alone.
@@ -296,11 +296,11 @@ func TestProfileKeyfile(t *testing.T) {
 	for text, word := range map[string]string{
 		"org.uplane.uplink=wifi:x":                 "unknown kind",
 		"org.uplane.uplink=wlp6s0\norg.uplane.x=1": "org.uplane.x: unknown key; use lane, uplink",
-		"org.uplane.mark=high":                     "org.uplane.mark: a string is of the wrong type",
+		"org.uplane.mark=high":                     `org.uplane.mark: invalid mark "high"`,
 	} {
 		put(strings.Split(keyfile, "org.uplane.uplink")[0] + text + "\n")
-		st := s.wait("games", isState("degraded"))
-		if !strings.Contains(st.Reason, "profile my games: ") || !strings.Contains(st.Reason, word) || !strings.Contains(st.Reason, "stays as it was") {
+		st := s.wait("games", func(l lab.LaneStatus) bool { return l.State == "degraded" && strings.Contains(l.Reason, word) })
+		if !strings.Contains(st.Reason, "profile my games: ") || !strings.Contains(st.Reason, "stays as it was") {
 			t.Errorf("%s: %s", text, st.Reason)
 		}
 		p.goesOn()
