@@ -69,7 +69,8 @@ func (m *machine) prepare(self string) error {
 	return err
 }
 
-// unitProperties are what systemd was told of the unit of a program of Alice's, as systemd-run takes it.
+// unitProperties are what systemd was told of the unit of a program of Alice's, as systemd-run takes it, but for how the
+// program says that it is ready, which "true" does not.
 func (m *machine) unitProperties() (args []string, err error) {
 	text, err := m.Alice.Run("uplane", "run", "steam", "--", "sh", "-ec", "cat /run/systemd/transient/$(sed -n s,^0::.*/,,p /proc/self/cgroup)")
 	if err != nil {
@@ -77,7 +78,7 @@ func (m *machine) unitProperties() (args []string, err error) {
 	}
 	for line := range strings.Lines(text) {
 		name, _, ok := strings.Cut(line, "=")
-		if ok && !slices.Contains([]string{"Description", "ExecStart"}, name) {
+		if ok && !slices.Contains([]string{"Description", "ExecStart", "Type", "NotifyAccess"}, name) {
 			args = append(args, "-p", strings.TrimSpace(line))
 		}
 	}

@@ -14,11 +14,10 @@ import (
 	"sync/atomic"
 	"time"
 
-	"uplane/internal/config"
 	"uplane/internal/daemon"
-	"uplane/internal/firewall"
 	"uplane/internal/kernel"
 	"uplane/internal/state"
+	"uplane/nm"
 	"uplane/policy"
 	"uplane/test/lab"
 )
@@ -62,35 +61,22 @@ func loop([]string) error {
 }
 
 func (h *loopHelper) open() error {
-	states, err := state.OpenState("/var/lib/uplane")
-	if err != nil {
-		return err
-	}
-	runs, err := state.OpenRun("/run/uplane")
-	if err != nil {
-		return err
-	}
-	firewall, err := firewall.Open("auto", nil)
-	if err != nil {
-		return err
-	}
-	trigger := daemon.NewTrigger()
-	log := slog.New(h.passes)
-	kern, err := kernel.Open(log, trigger.Poke)
-	if err != nil {
-		return err
-	}
-	h.loop = daemon.New(daemon.Options{
-		Trigger: trigger, Log: log, Dirs: config.Dirs{Etc: filepath.Dir(h.dir)}, Kernel: kern, Firewall: firewall,
-		Grace: kernel.Grace, States: states, Runs: runs, Uplinks: h.uplinks,
+	ctx := context.Background()
+	d, err := daemon.Open(ctx, daemon.Options{
+		Paths: daemon.Paths{Config: filepath.Dir(h.dir), State: "/var/lib/uplane", Runtime: "/run/uplane"},
+		Log:   slog.New(h.passes), Holder: state.Daemon, Trigger: daemon.NewTrigger(), NM: h.snapshot,
 	})
-	go func() { _ = firewall.Follow(context.Background(), trigger.Poke) }()
-	go func() { _ = h.loop.Run(context.Background()) }()
+	if err != nil {
+		return err
+	}
+	h.loop = d.Loop
+	go func() { _ = d.Follow(ctx) }()
 	return nil
 }
 
-func (h *loopHelper) uplinks() daemon.Uplinks {
-	return daemon.Uplinks{Known: true, Running: true, All: []policy.Uplink{{
+// snapshot is what NetworkManager would say.
+func (h *loopHelper) snapshot() nm.Snapshot {
+	return nm.Snapshot{Known: true, Running: true, Uplinks: []policy.Uplink{{
 		Interface: lab.WiFi, Type: "wifi", Phase: policy.PhaseActive,
 		Addresses: []netip.Prefix{netip.MustParsePrefix("192.168.50.4/24")},
 		Routes: []policy.UplinkRoute{{

@@ -5,29 +5,26 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strconv"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// preface says where and when this was measured.
-func preface(start time.Time) string {
+// preface says where this was measured; each chapter says when.
+func preface() string {
 	var b strings.Builder
 	b.WriteString("Written by `make bench`; do not edit. Times are wall-clock, medians unless they say p95 (nearest rank).\n")
 	b.WriteString("Everything runs in lab worlds (`test/lab`): network namespaces with a real NetworkManager, veths as cards\n")
 	b.WriteString("and dnsmasq as DHCP servers. Ratios travel to other machines, absolute times do not.\n\n")
 	t := table{{"", ""}}
 	t.row("machine", fmt.Sprintf("%s, %d CPUs, %d GiB", processor(), runtime.NumCPU(), memoryGiB()))
-	t.row("load when it began", load())
 	t.row("kernel", kernelRelease())
 	t.row("system", firstMatch("/etc/os-release", "PRETTY_NAME="))
 	t.row("NetworkManager", said("NetworkManager", "--version"))
 	t.row("iptables", said("iptables", "--version"))
 	t.row("Go", runtime.Version())
 	t.row("command", "`make bench`")
-	t.row("date", start.UTC().Format("2006-01-02 15:04 UTC"))
-	t.row("took", time.Since(start).Round(time.Second).String())
 	b.WriteString(t.markdown())
 	return b.String()
 }
@@ -54,15 +51,25 @@ func memoryGiB() uint64 {
 	return info.Totalram * uint64(info.Unit) >> 30
 }
 
-// startLoad is the load before this program added to it.
-var startLoad, _ = os.ReadFile("/proc/loadavg")
-
+// load is how busy the machine is, this program's own work of the minutes before included.
 func load() string {
-	fields := strings.Fields(string(startLoad))
+	text, _ := os.ReadFile("/proc/loadavg")
+	fields := strings.Fields(string(text))
 	if len(fields) < 3 {
 		return "unknown"
 	}
-	return strings.Join(fields[:3], " ") + " (others use the machine, too)"
+	if busy, _ := strconv.ParseFloat(fields[0], 64); busy > float64(runtime.NumCPU()) {
+		return strings.Join(fields[:3], " ") + ", **so other programs took the processors in between**"
+	}
+	return strings.Join(fields[:3], " ")
+}
+
+// commit is that of the folder in which this runs, as the binaries are built from there.
+func commit() string {
+	if said("git", "status", "--porcelain", "--", "*.go") != "" {
+		return said("git", "rev-parse", "--short", "HEAD") + " with changes"
+	}
+	return said("git", "rev-parse", "--short", "HEAD")
 }
 
 func kernelRelease() string {

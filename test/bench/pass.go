@@ -53,11 +53,10 @@ func (l looping) do(format string, args ...any) (w work, err error) {
 
 func passes(b *bench) (section, error) {
 	s := section{
-		title: "One pass of the loop",
-		how: `The daemon's loop on the real kernel and firewall, with a made-up uplink and without D-Bus. *Nothing changed* is a poke;
+		How: `The daemon's loop on the real kernel and firewall, with a made-up uplink and without D-Bus. *Nothing changed* is a poke;
 *a link changed* is an event of an interface that no lane uses, after which links, addresses and routes are read again;
 *another gateway* has every lane's default replaced. Lists are netlink dumps.`,
-		table: table{{"lanes", "pass", "n", "median", "p95", "lists", "operations"}},
+		Table: table{{"lanes", "pass", "n", "median", "p95", "lists", "operations"}},
 	}
 	l, err := b.looping()
 	if err != nil {
@@ -71,7 +70,7 @@ func passes(b *bench) (section, error) {
 		if err != nil {
 			return s, err
 		}
-		s.table.row(fmt.Sprint(n), "build", "1", ms(built.took), "", fmt.Sprint(built.lists), fmt.Sprint(built.operations))
+		s.Table.row(fmt.Sprint(n), "build", "1", ms(built.took), "", fmt.Sprint(built.lists), fmt.Sprint(built.operations))
 		for _, kind := range []string{"idle", "link", "gateway"} {
 			var took samples
 			var last work
@@ -82,7 +81,7 @@ func passes(b *bench) (section, error) {
 				took = append(took, last.took)
 			}
 			name := map[string]string{"idle": "nothing changed", "link": "a link changed", "gateway": "another gateway"}[kind]
-			s.table.row(fmt.Sprint(n), name, fmt.Sprint(len(took)), ms(took.median()), ms(took.p95()), fmt.Sprint(last.lists), fmt.Sprint(last.operations))
+			s.Table.row(fmt.Sprint(n), name, fmt.Sprint(len(took)), ms(took.median()), ms(took.p95()), fmt.Sprint(last.lists), fmt.Sprint(last.operations))
 			most[kind] = append(most[kind], last.lists)
 		}
 	}

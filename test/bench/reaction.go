@@ -32,8 +32,7 @@ type contender struct {
 
 func reaction(b *bench) (section, error) {
 	s := section{
-		title: "Reaction to another gateway",
-		how: fmt.Sprintf(`From the moment when the kernel's main table gets the uplink's new default to the moment when the contender's own
+		How: fmt.Sprintf(`From the moment when the kernel's main table gets the uplink's new default to the moment when the contender's own
 table has it. Both are stamped by one rtnetlink socket on a real-time thread. The contenders take turns, change by
 change, and the others are stopped meanwhile (SIGSTOP; the script is taken out of dispatcher.d, where ifupdown's is not either).
 
@@ -46,7 +45,7 @@ change, and the others are stopped meanwhile (SIGSTOP; the script is taken out o
 A *profile change* is Device.Reapply, what "nmcli device modify" does. A *renewal* is a true one: NetworkManager asks
 to keep its lease (T1 = 3 s) and dnsmasq answers with another router. Two worlds whose renewals are half a period
 apart run at once for these, one for each contender.`, laneTable),
-		table: table{{"contender", "change", "n", "median", "p95", "to the floor", "not followed"}},
+		Table: table{{"contender", "change", "n", "median", "p95", "to the floor", "not followed"}},
 	}
 	all, err := b.profileChanges()
 	if err != nil {
@@ -62,13 +61,13 @@ apart run at once for these, one for each contender.`, laneTable),
 	}
 	s.contender(renewed, "renewal", bare)
 	s.contender(bare, "renewal", bare)
-	s.table.row(warm.name, "renewal", "", "never", "never", "", "all")
+	s.Table.row(warm.name, "renewal", "", "never", "never", "", "all")
 	s.note("NetworkManager 1.42 runs no dispatcher script at all when a renewal brings another router.")
 
 	toFloor := ratio(uplane.took.median(), floor.took.median())
-	s.aim(toFloor <= floorFactor, "profile change: at most 2× the floor", "%s (%s to %s)", times(toFloor), ms(uplane.took.median()), ms(floor.took.median()))
+	s.figure(toFloor <= floorFactor, "new gateway to table 100, profile change, next to the floor program", "≤ 2×", "%s (%s to %s)", times(toFloor), ms(uplane.took.median()), ms(floor.took.median()))
 	toFloor = ratio(renewed.took.median(), bare.took.median())
-	s.aim(toFloor <= floorFactor, "renewal: at most 2× the floor", "%s (%s to %s)", times(toFloor), ms(renewed.took.median()), ms(bare.took.median()))
+	s.figure(toFloor <= floorFactor, "new gateway to table 100, renewal, next to the floor program", "≤ 2×", "%s (%s to %s)", times(toFloor), ms(renewed.took.median()), ms(bare.took.median()))
 	faster := ratio(warm.took.median(), uplane.took.median())
 	s.aim(faster >= scriptFactor, "at least 15× faster than the warm script", "%.0f× (%s to %s)", faster, ms(uplane.took.median()), ms(warm.took.median()))
 	s.aim(uplane.missed+renewed.missed == 0, "no change is missed", "%d of %d missed", uplane.missed+renewed.missed, 2*changesEach)
@@ -76,7 +75,7 @@ apart run at once for these, one for each contender.`, laneTable),
 }
 
 func (s *section) contender(c *contender, change string, floor *contender) {
-	s.table.row(c.name, change, fmt.Sprint(len(c.took)), ms(c.took.median()), ms(c.took.p95()),
+	s.Table.row(c.name, change, fmt.Sprint(len(c.took)), ms(c.took.median()), ms(c.took.p95()),
 		times(ratio(c.took.median(), floor.took.median())), fmt.Sprint(c.missed))
 }
 

@@ -16,7 +16,7 @@ type recipe struct {
 
 func (r recipe) lines(text string) string {
 	return strings.NewReplacer(
-		"NAME", r.name, "NUMBER", fmt.Sprint(r.number), "NET", fmt.Sprintf("10.99.%d", r.number%256),
+		"NAME", r.name, "NUMBER", fmt.Sprint(r.number), "NET", fmt.Sprintf("10.%d.%d", 99+r.number/256, r.number%256),
 		"UPLINK", lab.WiFi, "GATEWAY", r.gateway,
 	).Replace(text)
 }

@@ -20,12 +20,11 @@ const (
 
 func renewals(b *bench) (section, error) {
 	s := section{
-		title: "Unchanged renewals",
-		how: fmt.Sprintf(`For %v NetworkManager renews its lease as often as it can (T1 = 3 s), and nothing is new. Meanwhile, %d times, the
+		How: fmt.Sprintf(`For %v NetworkManager renews its lease as often as it can (T1 = 3 s), and nothing is new. Meanwhile, %d times, the
 kernel gets what such a renewal writes: the same address with fresh lifetimes and the same default route once more
 (by netlink; a thousand true renewals would take fifty minutes). A write is an operation that the daemon logs, a
 routing-rule, link or switch event, an event of a route of its table or protocol, or an nftables event.`, renewalTime, refreshes),
-		table: table{{"what", "count"}},
+		Table: table{{"what", "count"}},
 	}
 	site, err := b.newUplaneSite(lab.QuickRenewal)
 	if err != nil {
@@ -70,12 +69,12 @@ routing-rule, link or switch event, an event of a route of its table or protocol
 		}
 	}
 	inNFT := strings.Count(nftEvents.String(), "\n")
-	s.table.row("true renewals", fmt.Sprint(acks))
-	s.table.row("refreshes like a renewal's", fmt.Sprint(refreshes))
-	s.table.row("address and route events that they made", fmt.Sprint(heard))
-	s.table.row("operations that the daemon logged", fmt.Sprint(logged))
-	s.table.row("rtnetlink events of a write", fmt.Sprint(written))
-	s.table.row("lines of nft monitor", fmt.Sprint(inNFT))
+	s.Table.row("true renewals", fmt.Sprint(acks))
+	s.Table.row("refreshes like a renewal's", fmt.Sprint(refreshes))
+	s.Table.row("address and route events that they made", fmt.Sprint(heard))
+	s.Table.row("operations that the daemon logged", fmt.Sprint(logged))
+	s.Table.row("rtnetlink events of a write", fmt.Sprint(written))
+	s.Table.row("lines of nft monitor", fmt.Sprint(inNFT))
 	if heard < refreshes || acks == 0 {
 		return s, fmt.Errorf("only %d events came of %d refreshes, and %d renewals", heard, refreshes, acks)
 	}

@@ -7,11 +7,15 @@ import (
 
 // section is one chapter of the report.
 type section struct {
-	title string
-	how   string // what was measured, and how; paragraphs
-	table table
-	notes []string
-	goals []goal
+	Title   string
+	How     string // what was measured, and how; paragraphs
+	When    string // and when
+	Table   table
+	Notes   []string
+	Figures []goal // what this release is to be measured by
+	Goals   []goal // and other goals
+	Picture string // the name of a file beside the report; empty: none
+	Drawing string // what is in it
 }
 
 // table is a table of text; the first row is its head.
@@ -21,22 +25,27 @@ func (t *table) row(cells ...string) { *t = append(*t, cells) }
 
 // goal is what a measurement was to be, and what it was.
 type goal struct {
-	text, got string
-	met       bool
+	What, Limit, Got string
+	Met              bool
 }
 
-// aim adds a goal.
+// figure adds a goal of this release.
+func (s *section) figure(met bool, what, limit, got string, args ...any) {
+	s.Figures = append(s.Figures, goal{what, limit, fmt.Sprintf(got, args...), met})
+}
+
+// aim adds another goal, whose text says how much.
 func (s *section) aim(met bool, text, got string, args ...any) {
-	s.goals = append(s.goals, goal{text, fmt.Sprintf(got, args...), met})
+	s.Goals = append(s.Goals, goal{What: text, Got: fmt.Sprintf(got, args...), Met: met})
 }
 
 // note adds a remark that goes under the table.
 func (s *section) note(format string, args ...any) {
-	s.notes = append(s.notes, fmt.Sprintf(format, args...))
+	s.Notes = append(s.Notes, fmt.Sprintf(format, args...))
 }
 
 func (g goal) verdict() string {
-	if g.met {
+	if g.Met {
 		return "met"
 	}
 	return "**missed**"
@@ -45,9 +54,16 @@ func (g goal) verdict() string {
 // markdown is the section's text.
 func (s section) markdown() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "## %s\n\n%s\n\n", s.title, strings.TrimSpace(s.how))
-	b.WriteString(s.table.markdown())
-	for _, n := range s.notes {
+	fmt.Fprintf(&b, "## %s\n\n%s\n\n", s.Title, strings.TrimSpace(s.How))
+	if s.When == "" {
+		return b.String()
+	}
+	fmt.Fprintf(&b, "%s\n\n", s.When)
+	if s.Picture != "" {
+		fmt.Fprintf(&b, "![%s](%s)\n\n", s.Title, s.Picture)
+	}
+	b.WriteString(s.Table.markdown())
+	for _, n := range s.Notes {
 		fmt.Fprintf(&b, "\n%s\n", n)
 	}
 	return b.String()
@@ -68,13 +84,17 @@ func (t table) markdown() string {
 func document(preface string, sections []section) string {
 	var b strings.Builder
 	b.WriteString("# Benchmarks\n\n" + preface + "\n## Goals\n\n")
-	goals := table{{"section", "goal", "measured", ""}}
+	figures := table{{"figure", "goal", "measured", "", "chapter"}}
+	others := table{{"chapter", "goal", "measured", ""}}
 	for _, s := range sections {
-		for _, g := range s.goals {
-			goals.row(s.title, g.text, g.got, g.verdict())
+		for _, g := range s.Figures {
+			figures.row(g.What, g.Limit, g.Got, g.verdict(), s.Title)
+		}
+		for _, g := range s.Goals {
+			others.row(s.Title, g.What, g.Got, g.verdict())
 		}
 	}
-	b.WriteString(goals.markdown())
+	b.WriteString(figures.markdown() + "\nThe first release's goals, and what must hold besides:\n\n" + others.markdown())
 	for _, s := range sections {
 		b.WriteString("\n" + s.markdown())
 	}

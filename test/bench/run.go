@@ -20,8 +20,7 @@ const (
 
 func runInLane(b *bench) (section, error) {
 	s := section{
-		title: "A program in a lane",
-		how: fmt.Sprintf(`Runs of "true", %d each, in turns with %v between them, from fork to exit, on booted Debians. Before that each contender
+		How: fmt.Sprintf(`Runs of "true", %d each, in turns with %v between them, from fork to exit, on booted Debians. Before that each contender
 had to run a program that left by the Wi-Fi. Not all of them do the same:
 
 - **nsenter** enters the lane and does nothing else. With **unshare** the program has mounts of its own besides, without which it can't have
@@ -34,9 +33,9 @@ had to run a program that left by the Wi-Fi. Not all of them do the same:
   them by the Wi-Fi. When the Wi-Fi has another address, the next program has it.
 - **systemd-run** (with --quiet --wait --pipe) starts a transient service in the lane's namespace and waits until systemd has
   cleared it up. Alice's, which "uplane run" is to be measured by, has the properties that systemd's file of an "uplane run" unit has, all but
-  its program. A user's systemd-run asks polkit for an administrator's password, so it is root who runs this one, with User= Alice, and
+  its program and how that says that it is ready. A user's systemd-run asks polkit for an administrator's password, so it is root who runs this one, with User= Alice, and
   polkit is not asked at all; next to it, Alice runs it herself by a rule that lets her start any unit.`, runsEach, runPause),
-		table: table{{"Debian", "who", "command", "n", "median", "p95", "to the measure"}},
+		Table: table{{"Debian", "who", "command", "n", "median", "p95", "to the measure"}},
 	}
 	for _, release := range []lab.Debian{lab.Bookworm, lab.Trixie} {
 		b.progress("  %s", release)
@@ -94,11 +93,10 @@ func (b *bench) runOn(release lab.Debian, s *section) error {
 		node    *lab.Node
 		by      *helper
 		runners []*runner
-		goal    string
 		factor  float64
 	}{
-		{"root", m.Host.Node, root, roots, "`uplane run` as root: at most 2× `nsenter`", rootFactor},
-		{"Alice", m.Alice, alice, users, "`uplane run` as a user: at most 1.3× `systemd-run` with the same properties", userFactor},
+		{"root", m.Host.Node, root, roots, rootFactor},
+		{"Alice", m.Alice, alice, users, userFactor},
 	} {
 		for _, c := range as.runners {
 			if c.node == nil {
@@ -114,11 +112,16 @@ func (b *bench) runOn(release lab.Debian, s *section) error {
 			if c.why == "" {
 				row = append(row[:4], ms(c.took.median()), ms(c.took.p95()), times(ratio(c.took.median(), measure)))
 			}
-			s.table.row(row...)
+			s.Table.row(row...)
 		}
 		ours := as.runners[1]
 		x := ratio(ours.took.median(), measure)
-		s.aim(ours.why == "" && measure > 0 && x <= as.factor, as.goal, "%s: %s (%s to %s)", release, times(x), ms(ours.took.median()), ms(measure))
+		met := ours.why == "" && measure > 0 && x <= as.factor
+		if as.who == "root" {
+			s.figure(met, fmt.Sprintf("`uplane run` as root on %s, next to `nsenter`", release), "≤ 2×", "%s (%s to %s)", times(x), ms(ours.took.median()), ms(measure))
+			continue
+		}
+		s.aim(met, "`uplane run` as a user: at most 1.3× `systemd-run` with the same properties", "%s: %s (%s to %s)", release, times(x), ms(ours.took.median()), ms(measure))
 	}
 	return nil
 }

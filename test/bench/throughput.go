@@ -21,22 +21,22 @@ const (
 
 func throughput(b *bench) (section, error) {
 	s := section{
-		title: "Throughput",
-		how: fmt.Sprintf(`One TCP connection from a lane to a server in the internet and back, %v at a time, %d times in each direction, in turns
+		How: fmt.Sprintf(`One TCP connection from a lane to a server in the internet and back, %v at a time, %d times in each direction, in turns
 with a lane that a shell script built by the hand recipe next to it (bridge, MARK, fwmark rule, MASQUERADE). All of it is
 this machine's processor: both ends, and every router between them.`, throughputTime, throughputRounds),
-		table: table{{"lane", "direction", "n", "median", "worst"}},
+		Table: table{{"lane", "direction", "n", "median", "worst"}},
 	}
 	site, err := b.newUplaneSite(0)
 	if err != nil {
 		return s, err
 	}
 	defer site.close()
-	if err := site.lane("steam"); err != nil {
-		return s, err
-	}
+	// The recipe first: forwarding that Uplane finds switched off on the card is its own lanes' alone.
 	hand := recipe{"hand", scriptTable, site.gateways()[0].String()}
 	if _, err := site.sh(hand.up()); err != nil {
+		return s, err
+	}
+	if err := site.lane("steam"); err != nil {
 		return s, err
 	}
 	listener, err := site.world.Inet.Listen("tcp", netip.AddrPortFrom(lab.WhoamiAddr, throughputPort).String())
@@ -67,7 +67,7 @@ this machine's processor: both ends, and every router between them.`, throughput
 		for direction, word := range directions {
 			rates := got[lane][direction]
 			slices.Sort(rates)
-			s.table.row(name, word, fmt.Sprint(len(rates)), gbits(middle(rates)), gbits(rates[0]))
+			s.Table.row(name, word, fmt.Sprint(len(rates)), gbits(middle(rates)), gbits(rates[0]))
 		}
 	}
 	for direction, word := range directions {

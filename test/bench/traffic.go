@@ -25,12 +25,11 @@ const (
 
 func traffic(b *bench) (section, error) {
 	s := section{
-		title: "Traffic over changes",
-		how: fmt.Sprintf(`From inside the lane, to a server in the internet and back, while the profile's gateway changes %d times, every %v:
+		How: fmt.Sprintf(`From inside the lane, to a server in the internet and back, while the profile's gateway changes %d times, every %v:
 one steady UDP flow with a datagram each millisecond, a new UDP flow every 5 ms, and a ping every 10 ms. *Leaked* is what the
 wired card sends with the lane's address or to that server. *Without a default* is how long table %d had no default
 route, by the route events.`, trafficChanges, trafficPause, laneTable),
-		table: table{{"probe", "sent", "lost", "leaked", "ms without a default"}},
+		Table: table{{"probe", "sent", "lost", "leaked", "ms without a default"}},
 	}
 	site, err := b.newUplaneSite(0)
 	if err != nil {
@@ -102,11 +101,11 @@ route, by the route events.`, trafficChanges, trafficPause, laneTable),
 	if changes < trafficChanges {
 		return s, fmt.Errorf("table %d changed only %d times", laneTable, changes)
 	}
-	s.table.row("steady UDP flow", fmt.Sprint(steady.sent.Load()), fmt.Sprint(steady.lost()), "", "")
-	s.table.row("new UDP flows", fmt.Sprint(flows.sent.Load()), fmt.Sprint(flows.lost()), "", "")
-	s.table.row("pings", fmt.Sprint(pings.sent.Load()), fmt.Sprint(pings.lost()), "", "")
-	s.table.row("wired card", "", "", fmt.Sprint(len(leaked)), "")
-	s.table.row(fmt.Sprintf("table %d", laneTable), "", "", "", fmt.Sprintf("%.3f", gap.Seconds()*1000))
+	s.Table.row("steady UDP flow", fmt.Sprint(steady.sent.Load()), fmt.Sprint(steady.lost()), "", "")
+	s.Table.row("new UDP flows", fmt.Sprint(flows.sent.Load()), fmt.Sprint(flows.lost()), "", "")
+	s.Table.row("pings", fmt.Sprint(pings.sent.Load()), fmt.Sprint(pings.lost()), "", "")
+	s.Table.row("wired card", "", "", fmt.Sprint(len(leaked)), "")
+	s.Table.row(fmt.Sprintf("table %d", laneTable), "", "", "", fmt.Sprintf("%.3f", gap.Seconds()*1000))
 	lost := steady.lost() + flows.lost() + pings.lost()
 	s.aim(lost == 0 && len(leaked) == 0 && gap == 0, fmt.Sprintf("%d changes: nothing lost, nothing leaked, always a default", trafficChanges),
 		"%d lost, %d leaked, %.3f ms", lost, len(leaked), gap.Seconds()*1000)
