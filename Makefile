@@ -15,8 +15,11 @@ STAMP    = -X uplane/internal/version.Number=$(VERSION) -X uplane/internal/versi
 LDFLAGS ?=
 
 FUZZTIME   ?= 30s
+# Of make chaos: how long, and which run to repeat.
+TIME       ?= 30m
+SEED       ?=
 
-.PHONY: all build manual setup setup-wifi demo test test-wifi lint bench fuzz install install-dispatcher install-manual package release picture clean
+.PHONY: all build manual setup setup-wifi demo test test-wifi chaos lint bench fuzz install install-dispatcher install-manual package release picture clean
 
 all: build
 
@@ -37,15 +40,18 @@ demo: setup build ## the main job, live, in a world of its own
 	$(GO) run ./test/demo bin
 
 test: setup build ## everything; as root, the kernel's and NetworkManager's side too
-	$(GO) test -race -timeout 20m ./...
+	$(GO) test -race -timeout 40m ./...
+
+chaos: setup ## lanes under traffic while everything around them changes at random, for TIME; SEED repeats a run
+	CHAOS_TIME=$(TIME) CHAOS_SEED=$(SEED) $(GO) test -race -v -count=1 -timeout 0 -tags chaos -run '^TestChaos' ./test/system
 
 test-wifi: setup-wifi ## a lane on real Wi-Fi, in an emulated machine: some minutes
 	$(GO) test -v -count=1 -timeout 40m -tags wifi ./test/wifi
 
 lint: ## gofmt, go vet, staticcheck, and which package may import which
 	test -z "$$(gofmt -l .)" || { gofmt -l .; exit 1; }
-	$(GO) vet -tags wifi ./...
-	$(GO) tool staticcheck -tags wifi ./...
+	$(GO) vet -tags wifi,chaos ./...
+	$(GO) tool staticcheck -tags wifi,chaos ./...
 	$(GO) vet -tags manual ./cmd/...
 	$(GO) tool staticcheck -tags manual ./cmd/...
 	$(GO) test ./test/imports

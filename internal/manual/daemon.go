@@ -9,7 +9,7 @@ func Daemon(flags *pflag.FlagSet, release string) string {
 	p.verbatim("uplaned [OPTION...]")
 	p.section("Description")
 	p.text(`uplaned follows NetworkManager and the kernel, and keeps every lane as its file or profile says: namespace, links,
-addresses, routing table, rules, chains and DNS. It serves the D-Bus API that uplane(1) uses. systemd starts it as uplaned.service,
+addresses, routing table, rules, firewall entries and DNS. It serves the D-Bus API that uplane(1) uses. systemd starts it as uplaned.service,
 which is ready when every lane is as it shall be, or waits for its uplink.
 
 Lanes outlive it. One that is stopped or killed leaves them as they are, and the next one adopts them without a write. Without it
