@@ -120,8 +120,10 @@ func (l *Loop) Run(ctx context.Context) error {
 	l.readConfig()
 	l.awaitNM(ctx)
 	timer := time.NewTimer(time.Hour)
+	burst := false // the timer is for the end of one
 	look := func() {
 		timer.Stop()
+		burst = false
 		if again := l.pass(); again > 0 {
 			timer.Reset(again)
 		}
@@ -136,12 +138,20 @@ func (l *Loop) Run(ctx context.Context) error {
 		case call := <-l.calls:
 			call()
 		case <-l.Trigger:
-			look()
+			l.followGateway()
+			if !burst {
+				burst = true
+				timer.Reset(burstLength)
+			}
 		case <-timer.C:
 			look()
 		}
 	}
 }
+
+// burstLength is how long the loop waits for what else changes when something has: NetworkManager changes an address, the
+// link and the routes within some 3 ms. Only a gateway does not wait, and would, for a pass that had begun.
+const burstLength = 3 * time.Millisecond
 
 // firstWord is how long NetworkManager may take to speak when the daemon
 // starts. It takes some ten milliseconds; where it does not run, lanes wait.

@@ -51,6 +51,7 @@ func (l *Loop) decide(extra ...string) (policy.Decision, error) {
 		if err := l.observe(&in); err != nil {
 			return policy.Decision{}, err
 		}
+		l.followGateway()
 		d := policy.Decide(in)
 		if len(d.Unknown) == 0 {
 			l.problems = in.Problems

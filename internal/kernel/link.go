@@ -65,6 +65,15 @@ func (k *Kernel) readLinks(stale linkSet) error {
 	return nil
 }
 
+// hasLink tells whether the link with an index has a name, without the lock that whoever changes links holds.
+func (d *direct) hasLink(index int, name string) bool {
+	r, err := unix.NewIfreq(name)
+	if err != nil {
+		return false
+	}
+	return unix.IoctlIfreq(d.fd, unix.SIOCGIFINDEX, r) == nil && r.Uint32() == uint32(index)
+}
+
 // noteLink notes what a look at a link with this index, 0 when it has none, has found.
 func (k *Kernel) noteLink(index int, l netlink.Link, err error) error {
 	var none netlink.LinkNotFoundError

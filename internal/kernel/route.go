@@ -98,22 +98,26 @@ func (k *Kernel) addQuiet(p *parts) {
 }
 
 // Glance returns the main table's defaults by some links, of the families in which that table may have changed since
-// Observe, while no link has. It is for those in a hurry, and costs one list for each link and family, of what goes by
-// the link alone: with a thousand lanes the table has a thousand subnets besides.
+// Observe. It costs one list for each link and family, of what goes by the link alone: with a thousand lanes the table
+// has a thousand subnets besides.
 func (k *Kernel) Glance(links []string) (defaults []policy.HostRoute, ok bool) {
 	if k.events == nil {
 		return nil, false
 	}
-	changed := k.stale.mainOnly()
+	changed := k.stale.mainTables()
 	if changed == 0 {
 		return nil, false
 	}
 	for _, name := range links {
+		index := k.indexes[name]
+		if !k.direct.hasLink(index, name) {
+			return nil, false // renamed, or made anew
+		}
 		if err := changed.each(func(af uint8) error {
-			routes, err := k.direct.routes(af, policy.MainTable, k.indexes[name])
+			routes, err := k.direct.routes(af, policy.MainTable, index)
 			for _, r := range routes {
 				if r.dst.Bits() == 0 && r.kind == unix.RTN_UNICAST {
-					defaults = append(defaults, r.host(k.links[r.link].name))
+					defaults = append(defaults, r.host(name))
 				}
 			}
 			return err

@@ -208,4 +208,15 @@ func TestGlance(t *testing.T) {
 		drain(changed)
 		observe(t, k, nil)
 	}
+
+	// A link that has changed is no reason to look away, one of that name that was made anew is.
+	sh(t, "ip link set dev enp7s0 alias wire; ip route replace default via 192.168.10.3")
+	<-changed
+	if _, ok := k.Glance([]string{"enp7s0"}); !ok {
+		t.Error("a change of the link hides the gateway")
+	}
+	sh(t, "ip link set dev enp7s0 down; ip link set dev enp7s0 name other; ip link set dev other up")
+	if _, ok := k.Glance([]string{"enp7s0"}); ok {
+		t.Error("another link of that name is taken for it")
+	}
 }

@@ -122,13 +122,10 @@ func (s *stale) take() parts {
 	return p
 }
 
-// mainOnly returns the families whose main table is to be read while links are not.
-func (s *stale) mainOnly() (out families) {
+// mainTables returns the families whose main table changed since it was read.
+func (s *stale) mainTables() (out families) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.p.links.empty() {
-		return 0
-	}
 	for _, af := range []uint8{unix.AF_INET, unix.AF_INET6} {
 		if s.p.tables[mainTable(af)] || s.p.allRoutes&familiesOf(af) != 0 {
 			out |= familiesOf(af)
