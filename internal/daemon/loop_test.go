@@ -79,6 +79,7 @@ func TestLevelTriggered(t *testing.T) {
 		if len(d.Trigger) != 1 {
 			t.Errorf("%d looks", len(d.Trigger))
 		}
+		time.Sleep(burstLength)
 		synctest.Wait()
 		if got := d.trace(); got != whole || m.applied == applied {
 			t.Errorf("%d writes make\n%s\nof\n%s", m.applied-applied, got, whole)
