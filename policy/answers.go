@@ -84,7 +84,7 @@ func (b *builder) answerRules(waiting map[string]bool, draining bool) (kept map[
 			}
 			rest.Action = UnreachableRule
 		}
-		b.want.Add("",
+		b.common.Add("",
 			Rule{Priority: frontPriority, Family: family, From: from, Action: Goto, Goto: answersPriority},
 			Rule{Priority: answersPriority, Family: family, From: from, Table: MainTable, AtLeast: networkBits},
 			rest,

@@ -30,7 +30,7 @@ func TestAnswersStay(t *testing.T) {
 	w := begin()
 	d := another(w)
 	for _, addr := range []string{"192.168.50.4/32", "192.168.50.78/32"} {
-		if got := answers(d.Want, addr); len(got) != 1 || got[0].Table != 100 {
+		if got := answers(d.Want.All(), addr); len(got) != 1 || got[0].Table != 100 {
 			t.Errorf("from %s: %v", addr, got)
 		}
 	}
@@ -38,11 +38,11 @@ func TestAnswersStay(t *testing.T) {
 		t.Errorf("the next look is after %v", d.Again)
 	}
 	w.now = w.now.Add(answersKept - time.Second)
-	if d = w.settle(); len(answers(d.Want, "192.168.50.4/32")) != 1 {
+	if d = w.settle(); len(answers(d.Want.All(), "192.168.50.4/32")) != 1 {
 		t.Error("gone too early")
 	}
 	w.now = w.now.Add(time.Second)
-	if d = w.settle(); len(answers(d.Want, "192.168.50.4/32")) != 0 || d.Again != 0 {
+	if d = w.settle(); len(answers(d.Want.All(), "192.168.50.4/32")) != 0 || d.Again != 0 {
 		t.Errorf("it stays; the next look is after %v", d.Again)
 	}
 
@@ -50,7 +50,7 @@ func TestAnswersStay(t *testing.T) {
 	w = begin()
 	another(w)
 	w.memory.Answered = nil
-	if d = w.settle(); len(answers(d.Want, "192.168.50.4/32")) != 1 {
+	if d = w.settle(); len(answers(d.Want.All(), "192.168.50.4/32")) != 1 {
 		t.Error("gone with the daemon")
 	}
 
@@ -60,7 +60,7 @@ func TestAnswersStay(t *testing.T) {
 	link := w.host.Links["enp7s0"]
 	link.Addrs = append(link.Addrs, pfx("192.168.50.4/24"))
 	w.host.Links["enp7s0"] = link
-	if d = w.settle(); len(answers(d.Want, "192.168.50.4/32")) != 0 {
+	if d = w.settle(); len(answers(d.Want.All(), "192.168.50.4/32")) != 0 {
 		t.Error("another card's address is led to this one")
 	}
 
@@ -71,7 +71,7 @@ func TestAnswersStay(t *testing.T) {
 	w.settle()
 	w.host.Tracked = map[netip.Prefix]bool{}
 	w.now = w.now.Add(time.Minute)
-	if d = w.settle(); len(answers(d.Want, "192.168.50.4/32")) != 0 {
+	if d = w.settle(); len(answers(d.Want.All(), "192.168.50.4/32")) != 0 {
 		t.Errorf("left:\n%s", d.Want)
 	}
 }

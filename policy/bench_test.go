@@ -5,8 +5,16 @@ import (
 	"testing"
 )
 
-// pass is what the daemon computes on every poke.
-func (w *world) pass() []Op { return w.decide().Ops }
+// passes returns what the daemon computes on every poke. What is in the kernel stays the same Part, as at the kernel's edge.
+func (w *world) passes() func() []Op {
+	in := w.input()
+	return func() []Op {
+		in.Memory = w.memory
+		d := Decide(in)
+		w.memory = d.Memory
+		return d.Ops
+	}
+}
 
 // BenchmarkPass is a pass in which nothing changed.
 func BenchmarkPass(b *testing.B) {
@@ -17,9 +25,10 @@ func BenchmarkPass(b *testing.B) {
 				w.lanes = append(w.lanes, laneN(i))
 			}
 			w.settle()
+			pass := w.passes()
 			b.ReportAllocs()
 			for b.Loop() {
-				if ops := w.pass(); len(ops) != 0 {
+				if ops := pass(); len(ops) != 0 {
 					b.Fatal(ops)
 				}
 			}
@@ -38,11 +47,12 @@ func BenchmarkGateway(b *testing.B) {
 			}
 			w.settle()
 			w.uplinks[0].Routes[0].Via = ipa("192.168.50.254")
+			pass := w.passes()
 			b.ReportAllocs()
 			before := w.memory
 			for b.Loop() {
 				w.memory = before
-				if ops := w.pass(); len(ops) != n {
+				if ops := pass(); len(ops) != n {
 					b.Fatal(ops)
 				}
 			}
@@ -60,11 +70,12 @@ func BenchmarkSwitch(b *testing.B) {
 			}
 			w.settle()
 			w.uplinks[0].Phase = PhaseDown
+			pass := w.passes()
 			b.ReportAllocs()
 			before := w.memory
 			for b.Loop() {
 				w.memory = before
-				w.pass()
+				pass()
 			}
 		})
 	}

@@ -14,8 +14,7 @@ func (b *builder) choose(l *Lane) (*Uplink, Condition) {
 	for _, sel := range l.Uplink {
 		var found *Uplink
 		matched, private := false, ""
-		for i := range b.uplinks {
-			u := &b.uplinks[i]
+		for _, u := range b.uplinks {
 			if !sel.Matches(u) {
 				if sel.Kind == ByConnection && u.Private && u.Connection == sel.Value {
 					private = u.Interface
@@ -61,8 +60,8 @@ func (b *builder) elsewhere(sel Selector) string {
 		return ""
 	}
 	var radios []string
-	for i := range b.uplinks {
-		switch u := &b.uplinks[i]; {
+	for _, u := range b.uplinks {
+		switch {
 		case u.Type != "wifi":
 		case u.SSID == "" || u.Phase == PhaseDown:
 			radios = append(radios, u.Interface+" is not connected")

@@ -16,7 +16,7 @@ type Input struct {
 	Files  Files
 	NM     Snapshot
 	Fresh  map[string]bool // interfaces that the kernel knows better at this moment than NetworkManager has said
-	Have   State
+	Have   Setup
 	Host   *Host
 	Asked  map[string]bool // sysctls that were looked for, whether they exist or not
 	Memory Memory
@@ -26,8 +26,6 @@ type Input struct {
 	Problems map[Edge]string
 	// Extra are lanes to build as if they were wanted, for a plan.
 	Extra []string
-
-	links, files map[string]bool // see haveLinks and hasFiles
 }
 
 // Edge is a part of the world that is looked at by itself.
@@ -50,34 +48,18 @@ func (in *Input) blind() string {
 	return in.problem(EdgeFirewall)
 }
 
-// haveLinks are the host's links that are ours.
-func (in *Input) haveLinks() map[string]bool {
-	if in.links == nil {
-		in.links = map[string]bool{}
-		for o := range in.Have {
-			switch o := o.(type) {
-			case Bridge:
-				in.links[o.Name] = true
-			case Veth:
-				in.links[o.Name] = true
-			}
-		}
-	}
-	return in.links
-}
-
 // Decision is what follows from an [Input].
 type Decision struct {
-	Want   State
+	Want   Setup
 	Ops    []Op
 	Lanes  []LaneStatus // of every lane that there is, by name
 	Memory Memory       // to be kept before Ops are carried out
 	Again  time.Duration
-	// Switches are the sysctls that lanes need, by key.
+	// Switches are the sysctls of others' links that lanes need, by key.
 	Switches map[string]bool
 	Unknown  []string // sysctls to look at: the decision is to be made again with them
 	Sources  Sources
-	Uplinks  []Uplink // as the kernel has them
+	Uplinks  []*Uplink // as the kernel has them
 	// Clean: nothing is left to do.
 	Clean bool
 
@@ -107,25 +89,41 @@ func Decide(in Input) Decision {
 
 	up, reserved := d.Sources.reserved(lanes, in.Memory)
 	allocs, clashes := Allocate(up, reserved, in.Memory.allocations(), host)
+	last := in.Memory.built
+	if last == nil {
+		last = &built{}
+	}
 	d.Uplinks = in.uplinks()
 	b := builder{
 		in: &in, sources: &d.Sources, uplinks: d.Uplinks, allocs: allocs, clashes: clashes,
-		want: make(State, objectsPerLane*len(lanes)), switches: make(map[string]string, 2*len(lanes)),
-		exits: map[string]exit{}, ports: host.ports(), answers: map[netip.Addr]answer{}, released: map[string]bool{},
+		want:   Setup{make(Parts, len(lanes)+1), make(State, len(have.Filter))},
+		common: State{}, last: last, switches: map[string]string{},
+		now:   &built{lanes: make(map[string]*laneParts, len(lanes)), exits: map[string]*exit{}},
+		ports: host.ports(), answers: map[netip.Addr]answer{}, released: map[string]bool{},
 	}
 	for _, op := range released {
 		b.released[op.Object.(Bridge).Name] = true
 	}
-	b.fw = firewall{want: b.want, backend: in.Firewall, chains: map[Chain][]ownedRule{}, doors: host.Drops, marked: map[string]bool{}}
-	for _, l := range lanes {
-		d.Lanes = append(d.Lanes, b.build(l))
+	b.fw = firewall{want: b.want.Filter, common: b.common, backend: in.Firewall, chains: map[Chain][]ownedRule{}, doors: host.Drops, marked: map[string]bool{}}
+	d.Lanes = make([]LaneStatus, len(lanes))
+	bare := make([]bool, len(lanes))
+	for i, l := range lanes {
+		d.Lanes[i] = LaneStatus{Lane: l, Alloc: allocs[l.Name]}
+		bare[i] = b.decideLane(&d.Lanes[i])
 	}
 	draining, forget := b.drain()
-	b.rules(b.ruled, newTaken(host, lanes).clean)
+	places := b.places(newTaken(host, lanes).clean)
+	for i := range d.Lanes {
+		if !bare[i] {
+			b.build(&d.Lanes[i], places[d.Lanes[i].Lane.Name])
+		}
+	}
+	b.usedCards()
 	answers, answered, answersAgain := b.answerRules(b.waiting(d.Lanes), len(draining) > 0)
 	b.sysctls()
 	b.fw.router(b.closedCards())
 	b.fw.finish()
+	b.want.Parts[""] = &Part{State: b.common}
 	d.Want, d.Unknown, d.host = b.want, b.unknown, host
 	d.Switches = make(map[string]bool, len(b.switches))
 	for key := range b.switches {
@@ -133,16 +131,17 @@ func Decide(in Input) Decision {
 	}
 
 	d.Memory = in.remember(&d, clashes, b.saved, draining, answers)
-	d.Memory.Answered = answered
-	known := b.seen(have)
-	ops := slices.Concat(b.partings(lanes), released, forget, Diff(known, b.seen(d.Want)), b.reconnections(d.Lanes))
+	d.Memory.Answered, d.Memory.built = answered, b.now
+	was, is, same := narrow(b.seen(have), b.seen(d.Want), last.matched)
+	b.now.matched = same
+	ops := slices.Concat(b.partings(lanes), released, forget, Diff(was, is), b.reconnections(d.Lanes))
 	d.Clean = len(ops) == 0
 	d.Memory.Fights, d.Ops, d.Again = fights(in.Memory.Fights, ops, in.Memory.Converged, in.Now)
 	if d.Clean {
 		d.Memory.Converged = d.Want
 	}
 	d.Again = sooner(sooner(d.Again, drainPause(draining, in.Now)), answersAgain)
-	b.judge(&d, clashes)
+	b.judge(&d)
 	return d
 }
 
@@ -154,42 +153,33 @@ func sooner(a, b time.Duration) time.Duration {
 	return a
 }
 
-// seen leaves out of a state what could not be looked at: it stays as it is.
-func (b *builder) seen(s State) State {
-	firewall, doors := b.in.blind() != "", b.in.problem(EdgeDoors) != ""
-	if !firewall && !doors {
-		return s
+// seen leaves out what could not be looked at: it stays as it is.
+func (b *builder) seen(s Setup) Setup {
+	if b.in.blind() != "" {
+		s.Filter = State{}
 	}
-	out := make(State, len(s))
-	for o, lane := range s {
-		switch o.(type) {
-		case Table, Element, Chain, ChainRule:
-			if firewall {
-				continue
-			}
-		case Door:
-			if doors {
-				continue
-			}
-		}
-		out[o] = lane
+	if b.in.problem(EdgeDoors) != "" {
+		s.Parts = s.Parts.edit("", func(s State) {
+			maps.DeleteFunc(s, func(o Object, _ string) bool { _, door := o.(Door); return door })
+		})
 	}
-	return out
+	return s
 }
 
 // uplinks returns the uplinks as the kernel has them now. As long as NetworkManager has not been seen, what
 // lanes left by last is still theirs, if the kernel has it.
-func (in *Input) uplinks() []Uplink {
+func (in *Input) uplinks() []*Uplink {
 	all := in.NM.Uplinks
 	if !in.NM.Known {
 		all = in.Memory.uplinks()
 	}
-	out := make([]Uplink, 0, len(all))
+	out := make([]*Uplink, 0, len(all))
 	for _, u := range all {
 		if !in.NM.Running && u.Phase == PhaseActive {
 			u.Phase = PhaseChanging
 		}
-		out = append(out, u.Effective(in.Host, in.Fresh[u.Interface]))
+		u = u.Effective(in.Host, in.Fresh[u.Interface])
+		out = append(out, &u)
 	}
 	return out
 }
@@ -238,7 +228,7 @@ func (b *builder) partings(lanes []Lane) []Op {
 		wanted[lanes[i].Name] = true
 	}
 	var ops []Op
-	for o := range b.in.Have {
+	for o := range b.in.Have.Parts.each(kindBridge) {
 		if v, ok := o.(Veth); ok && v.Netns != "" && !wanted[v.Netns] {
 			ops = append(ops, Op{Verb: Destroy, Object: Sockets{v.Netns}, Lane: v.Netns})
 		}
@@ -254,7 +244,10 @@ func (b *builder) reconnections(lanes []LaneStatus) []Op {
 	for i := range lanes {
 		st := &lanes[i]
 		old := b.in.Memory.Lanes[st.Lane.Name].Uplink
-		if old == nil || st.Uplink == nil || !b.in.haveLinks()[st.Alloc.Veth] {
+		if old == nil || st.Uplink == nil || old == st.Uplink {
+			continue
+		}
+		if !b.in.Have.Parts[st.Lane.Name].hasLink(st.Alloc.Veth) {
 			continue
 		}
 		if old.Interface != st.Uplink.Interface || !sharesAddress(old, st.Uplink) {
@@ -280,10 +273,8 @@ func (in *Input) remember(d *Decision, clashes, saved map[string]string, drainin
 	}
 	s := &d.Sources
 	left := map[string]bool{} // lanes that there still is something of
-	for o := range in.Have {
-		if n, ok := o.(Netns); ok {
-			left[n.Name] = true
-		}
+	for o := range in.Have.Parts.each(kindNetns) {
+		left[o.(Netns).Name] = true
 	}
 	for name, l := range in.Memory.Lanes {
 		_, known := s.Known[name]
@@ -306,6 +297,16 @@ func (in *Input) remember(d *Decision, clashes, saved map[string]string, drainin
 			m.Lanes[name] = l
 		}
 	}
+	equal := map[[2]*Uplink]bool{}
+	same := func(a, b *Uplink) bool {
+		pair := [2]*Uplink{a, b}
+		is, known := equal[pair]
+		if !known {
+			is = a != nil && reflect.DeepEqual(*a, *b)
+			equal[pair] = is
+		}
+		return is
+	}
 	for i := range d.Lanes {
 		st := &d.Lanes[i]
 		if !s.Wanted[st.Lane.Name] {
@@ -315,11 +316,11 @@ func (in *Input) remember(d *Decision, clashes, saved map[string]string, drainin
 		if clashes[st.Lane.Name] == "" { // else it does not have what it asks for, and must not hold it against who does
 			l.Allocation = st.Alloc
 		}
-		if l.Definition == nil || !reflect.DeepEqual(*l.Definition, st.Lane) {
+		if l.Definition == nil || !l.Definition.equal(&st.Lane) {
 			lane := st.Lane
 			l.Definition = &lane
 		}
-		if st.Uplink != nil && (l.Uplink == nil || !reflect.DeepEqual(*l.Uplink, *st.Uplink)) {
+		if st.Uplink != nil && !same(l.Uplink, st.Uplink) {
 			l.Uplink = st.Uplink
 		}
 		m.Lanes[st.Lane.Name] = l
@@ -329,40 +330,38 @@ func (in *Input) remember(d *Decision, clashes, saved map[string]string, drainin
 
 // hasFiles tells whether all of a lane's files are ours.
 func (in *Input) hasFiles(lane string) bool {
-	if in.files == nil {
-		in.files = map[string]bool{}
-		for o := range in.Have {
-			if f, ok := o.(File); ok {
-				in.files[f.Path] = true
-			}
+	has := 0
+	for _, o := range in.Have.Parts[lane].of(kindFile) {
+		if path := o.(File).Path; path == ResolvConfPath(lane) || path == SwitchPath(lane) {
+			has++
 		}
 	}
-	return in.files[ResolvConfPath(lane)] && in.files[SwitchPath(lane)]
+	return has == 2
 }
 
-// lostFiles returns a state that has the files of lanes from which somebody took our tag: they were
+// lostFiles returns a setup that has the files of lanes from which somebody took our tag: they were
 // ours a moment ago, and are put right.
-func (in *Input) lostFiles(have State, lanes []Lane) State {
-	out := have
+func (in *Input) lostFiles(have Setup, lanes []Lane) Setup {
+	if len(in.Host.Files) == 0 {
+		return have
+	}
 	for _, l := range lanes {
 		if !in.Memory.Lanes[l.Name].Files {
 			continue
 		}
 		for _, path := range []string{ResolvConfPath(l.Name), SwitchPath(l.Name)} {
 			if content, lost := in.Host.Files[path]; lost {
-				if len(out) == len(have) {
-					out = maps.Clone(have)
-				}
-				out.Add(l.Name, File{Path: path, Content: content})
+				have.Parts = have.Parts.With(l.Name, State{File{Path: path, Content: content}: l.Name})
 			}
 		}
 	}
-	return out
+	return have
 }
 
 // judge completes how lanes are: conditions that are everybody's, and the lanes that are not wanted.
-func (b *builder) judge(d *Decision, clashes map[string]string) {
+func (b *builder) judge(d *Decision) {
 	s, in := &d.Sources, b.in
+	fights := undoneOf(d.Memory.Fights, d.Want)
 	for i := range d.Lanes {
 		st := &d.Lanes[i]
 		name := st.Lane.Name
@@ -381,8 +380,10 @@ func (b *builder) judge(d *Decision, clashes map[string]string) {
 		if why := in.problem(EdgeDoors); why != "" {
 			st.add(Condition{Type: AboutFirewall, Reason: "ForeignUnreadable", Effect: Up, Message: "other programs' firewall rules can't be read: " + why})
 		}
-		for _, c := range undone(d.Memory.Fights, name, d.Want, st.Lane.External) {
-			st.add(c)
+		for j := range fights {
+			if c, concerned := fights[j].about(&st.Lane); concerned {
+				st.add(c)
+			}
 		}
 		if !in.NM.Running && st.Uplink != nil {
 			st.add(Condition{

@@ -24,7 +24,7 @@ func (w *walker) walk() {
 		before := w.memory.allocations()
 		w.next()
 		d := w.plan()
-		if ops := Diff(d.Want, d.Want); ops != nil {
+		if ops := Diff(d.Want.All(), d.Want.All()); ops != nil {
 			w.Fatalf("from a state to itself: %s", shell(ops))
 		}
 		steady := w.steady(before, d)
@@ -52,7 +52,7 @@ func (w *walker) walk() {
 	}
 	d := w.plan()
 	w.carry(d.Ops, func() error { return w.judged(d) })
-	for o := range d.Want {
+	for o := range d.Want.All() {
 		if s, ok := o.(Sysctl); !ok || s.Value != d.Memory.Sysctls[s.Key] {
 			w.Fatalf("left behind: %v", o)
 		}
@@ -66,7 +66,7 @@ func (w *walker) walk() {
 func (w *walker) steady(before map[string]Allocation, d Decision) []uint32 {
 	var out []uint32
 	after := newModel(w.host)
-	for o := range d.Want {
+	for o := range d.Want.All() {
 		after.objects[o.key()] = o
 	}
 	for name, a := range w.memory.allocations() {
@@ -87,7 +87,7 @@ func (w *walker) judged(d Decision) error {
 
 // spared checks that nothing is done to a bridge that others use, too.
 func (w *walker) spared(d Decision) {
-	for o := range d.Want {
+	for o := range d.Want.All() {
 		switch o := o.(type) {
 		case Sysctl:
 			arp := strings.Contains(o.Key, "/arp_") // that is for an uplink's sake

@@ -19,12 +19,18 @@ func (b *builder) drain() (map[netip.Prefix]Drain, []Op) {
 	for _, l := range b.ruled {
 		served[l.subnet] = true
 	}
-	for o := range b.in.Have {
+	use := func(o Object) {
 		if subnet := inUse(o); subnet.IsValid() && !served[subnet] {
 			if _, ok := draining[subnet]; !ok {
 				draining[subnet] = Drain{b.in.Now}
 			}
 		}
+	}
+	for o := range b.in.Have.Filter {
+		use(o)
+	}
+	for o := range b.in.Have.Parts.each(kindRule) {
+		use(o)
 	}
 	maps.DeleteFunc(draining, func(p netip.Prefix, _ Drain) bool {
 		return slices.ContainsFunc(b.ruled, func(l ruledLane) bool { return p.Overlaps(l.subnet) })
@@ -41,7 +47,7 @@ func (b *builder) drain() (map[netip.Prefix]Drain, []Op) {
 			ops = append(ops, Op{Verb: Flush, Object: Conntrack{Subnet: p, All: true}})
 			continue
 		}
-		b.want.Add("", Route{Table: LanesTable, Dst: p, Metric: FloorMetric, Type: Blackhole})
+		b.common.Add("", Route{Table: LanesTable, Dst: p, Metric: FloorMetric, Type: Blackhole})
 		b.ruled = append(b.ruled, ruledLane{subnet: p})
 		b.fw.drained(p)
 	}

@@ -56,7 +56,7 @@ func Flushed(_ *testing.T, judge func(Moment) error, _ func() bool) {
 	w := newWorld(lane("steam", "wlp6s0"))
 	d := w.settle()
 	state := newState()
-	for o := range d.Want {
+	for o := range d.Want.All() {
 		if part(o) != TamperedFirewall {
 			state.Add("", o)
 		}

@@ -13,15 +13,18 @@ import (
 // a state and a host in which they are NetworkManager's, and the operations
 // that make that true. (A bridge that is not taken over yet is just removed:
 // NetworkManager then makes its own.)
-func takeOver(have State, h *Host, lanes []Lane, held map[string]string) (State, *Host, []Op) {
+func takeOver(have Setup, h *Host, lanes []Lane, held map[string]string) (Setup, *Host, []Op) {
 	taken := map[string]bool{}
 	for _, l := range lanes {
 		if l.External && held[l.Name] == "" {
 			taken[l.Bridge] = true
 		}
 	}
+	if len(taken) == 0 {
+		return have, h, nil
+	}
 	var ops []Op
-	for o, lane := range have {
+	for o, lane := range have.Parts.each(kindBridge) {
 		if b, ok := o.(Bridge); ok && taken[b.Name] {
 			ops = append(ops, Op{Verb: Release, Object: b, Lane: lane})
 		}
@@ -29,16 +32,19 @@ func takeOver(have State, h *Host, lanes []Lane, held map[string]string) (State,
 	if len(ops) == 0 {
 		return have, h, nil
 	}
-	have, h = maps.Clone(have), h.clone()
+	h = h.clone()
 	for _, op := range ops {
 		b := op.Object.(Bridge)
-		delete(have, b)
 		link := HostLink{MTU: b.MTU, Running: b.Up, Bridge: true}
-		for o := range have {
+		gone := State{b: op.Lane}
+		for o, lane := range have.Parts.each(kindAddr) {
 			if a, ok := o.(Addr); ok && a.Netns == "" && a.Link == b.Name {
-				delete(have, o)
+				gone[a] = lane
 				link.Addrs = append(link.Addrs, a.Prefix)
 			}
+		}
+		for o, lane := range gone {
+			have.Parts = have.Parts.edit(lane, func(s State) { delete(s, o) })
 		}
 		slices.SortFunc(link.Addrs, netip.Prefix.Compare)
 		h.Links[b.Name] = link
@@ -49,7 +55,7 @@ func takeOver(have State, h *Host, lanes []Lane, held map[string]string) (State,
 
 // takeBack finds the bridges that NetworkManager had taken over and that no profile
 // has any more, and returns a state and a host in which they are ours.
-func takeBack(have State, h *Host, profiles []ProfileLane) (State, *Host) {
+func takeBack(have Setup, h *Host, profiles []ProfileLane) (Setup, *Host) {
 	back := map[string]bool{}
 	for name, link := range h.Links {
 		if link.Made && !slices.ContainsFunc(profiles, func(p ProfileLane) bool { return p.Interface == name && !p.Leaving }) {
@@ -59,15 +65,17 @@ func takeBack(have State, h *Host, profiles []ProfileLane) (State, *Host) {
 	if len(back) == 0 {
 		return have, h
 	}
-	have, h = maps.Clone(have), h.clone()
+	h = h.clone()
+	ours := State{}
 	for name := range back {
 		link := h.Links[name]
 		delete(h.Links, name)
-		have.Add("", Bridge{Name: name, MTU: link.MTU, Up: link.Running})
+		ours.Add("", Bridge{Name: name, MTU: link.MTU, Up: link.Running})
 		for _, a := range link.Addrs {
-			have.Add("", Addr{Link: name, Prefix: a})
+			ours.Add("", Addr{Link: name, Prefix: a})
 		}
 	}
+	have.Parts = have.Parts.With("", ours)
 	h.Routes = slices.DeleteFunc(h.Routes, func(r HostRoute) bool { return back[r.Dev] })
 	return have, h
 }
@@ -140,15 +148,14 @@ func (b *builder) unready(l *Lane) string {
 }
 
 // addressed adds that an external lane's bridge lacks the address that its profile has.
-func (b *builder) addressed(st *LaneStatus, gateway netip.Prefix) {
+func (b *builder) addressed(st *LaneStatus) {
 	l := &st.Lane
-	if !l.External || slices.Contains(b.in.Host.Links[l.Bridge].Addrs, gateway) {
-		return
+	if gateway, _ := l.ends(st.Alloc.Subnet, b.in.Host); l.External && !slices.Contains(b.in.Host.Links[l.Bridge].Addrs, gateway) {
+		st.add(Condition{
+			Type: AboutBridge, Reason: "NoAddress", Effect: Degraded,
+			Message: fmt.Sprintf("bridge %s does not have its address %v", l.Bridge, gateway), Hint: "nmcli device reapply " + l.Bridge,
+		})
 	}
-	st.add(Condition{
-		Type: AboutBridge, Reason: "NoAddress", Effect: Degraded,
-		Message: fmt.Sprintf("bridge %s does not have its address %v", l.Bridge, gateway), Hint: "nmcli device reapply " + l.Bridge,
-	})
 }
 
 // held says why a lane keeps no more than its namespace for now; empty: nothing does.

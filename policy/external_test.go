@@ -218,7 +218,7 @@ func TestTakeOver(t *testing.T) {
 	w.settle()
 	w.lanes = []Lane{profiled("10.0.5.1/24")}
 	for name, held := range map[string]bool{"held": true, "up": false} {
-		_, _, ops := takeOver(w.have, w.host, w.lanes, map[string]string{"steam": map[bool]string{true: "x"}[held]})
+		_, _, ops := takeOver(NewSetup(w.have), w.host, w.lanes, map[string]string{"steam": map[bool]string{true: "x"}[held]})
 		if held != (ops == nil) {
 			t.Errorf("%s: %v", name, ops)
 		}
@@ -233,7 +233,7 @@ func TestTakeOver(t *testing.T) {
 		t.Errorf("of its switches %v is remembered", w.memory.Sysctls)
 	}
 
-	w.adopt(d.Want)
+	w.adopt(d.Want.All())
 	w.host.Links["ul-steam"] = HostLink{MTU: 1500, Running: true, Bridge: true, Made: true, Addrs: []netip.Prefix{pfx("10.0.1.1/24")}}
 	w.lanes = []Lane{own}
 	if lines := shell(w.decide().Ops); strings.Contains(lines, "link del") || !strings.Contains(lines, "ip link set dev ul-steam alias uplane:steam mtu 1500 up\n") {

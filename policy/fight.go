@@ -27,7 +27,7 @@ const (
 
 // fights counts what ops heal: what the last clean pass wanted and is not there any more.
 // It takes out of ops the doors that are to wait, and returns when to look again.
-func fights(was map[Object]Fight, ops []Op, converged State, now time.Time) (is map[Object]Fight, rest []Op, again time.Duration) {
+func fights(was map[Object]Fight, ops []Op, converged Setup, now time.Time) (is map[Object]Fight, rest []Op, again time.Duration) {
 	is = maps.Clone(was)
 	if is == nil {
 		is = map[Object]Fight{}
@@ -35,7 +35,7 @@ func fights(was map[Object]Fight, ops []Op, converged State, now time.Time) (is 
 	maps.DeleteFunc(is, func(_ Object, f Fight) bool { return now.Sub(f.Last) > peaceAfter })
 	rest = ops[:0:0]
 	for _, op := range ops {
-		if _, was := converged[op.Object]; !was || op.Verb != Add && op.Verb != Replace {
+		if op.Verb != Add && op.Verb != Replace || !converged.hasOf(op.Lane, op.Object) {
 			rest = append(rest, op)
 			continue
 		}
@@ -52,24 +52,30 @@ func fights(was map[Object]Fight, ops []Op, converged State, now time.Time) (is 
 	return is, rest, again
 }
 
-// undone is what a lane should know of the fights over its objects.
-func undone(all map[Object]Fight, lane string, want State, external bool) []Condition {
-	var out []Condition
+// undone is what users should know of.
+type undone struct {
+	Object
+	lane   string // empty: several
+	healed int
+}
+
+// undoneOf are the fights over what is wanted that are more than a slip.
+func undoneOf(all map[Object]Fight, want Setup) (out []undone) {
 	for o, f := range all {
-		of, wanted := want[o]
-		limit := quietHeals
-		if external {
-			limit = managerHeals
+		if lane, wanted := want.laneOf(o); wanted && f.Healed >= quietHeals {
+			out = append(out, undone{o, lane, f.Healed})
 		}
-		if !wanted || of != lane && of != "" || f.Healed < limit {
-			continue
-		}
-		out = append(out, Condition{
-			Type: AboutFight, Reason: "Undone", Effect: Degraded,
-			Message: fmt.Sprintf("another program keeps undoing %q (healed %d times)", undoing(o), f.Healed),
-		})
 	}
 	return out
+}
+
+// about returns the condition of a lane that is in the fight.
+func (u *undone) about(l *Lane) (Condition, bool) {
+	c := Condition{
+		Type: AboutFight, Reason: "Undone", Effect: Degraded,
+		Message: fmt.Sprintf("another program keeps undoing %q (healed %d times)", undoing(u.Object), u.healed),
+	}
+	return c, (u.lane == "" || u.lane == l.Name) && (!l.External || u.healed >= managerHeals)
 }
 
 // undoing is what an object is for those who look for who undoes it.

@@ -18,6 +18,7 @@ const (
 // firewall collects what lanes need of the firewall.
 type firewall struct {
 	want    State
+	common  State // of all lanes, beside it
 	backend Backend
 	chains  map[Chain][]ownedRule
 	doors   map[string]bool // tools whose FORWARD chain drops
@@ -30,53 +31,57 @@ type ownedRule struct {
 	XTRule
 }
 
-// lane is the part of one lane whose interface on the host is outer. u is nil while the
-// lane waits: then only what closes it is left.
-func (f *firewall) lane(l *Lane, subnet netip.Prefix, outer, veth string, u *Uplink, h *Host) {
-	links := []string{outer}
+// links are the host's interfaces of a lane by which its packets come.
+func (l *Lane) links(s *shape) []string {
 	if l.External {
-		links = append(links, veth) // NetworkManager takes it out of the bridge whenever it activates the profile
+		return []string{s.outer(), s.Veth} // NetworkManager takes it out of the bridge whenever it activates the profile
 	}
-	if f.backend == IPTablesChains {
-		f.xtLane(l, subnet, outer, links, u)
-		return
-	}
-	add := func(e Element) { f.add(l.Name, e) }
-	add(Element{Set: Nets, Net: subnet})
+	return []string{s.outer()}
+}
+
+// elements are a lane's part of our table. While it waits, only what closes it is left.
+func (l *Lane) elements(s *shape) []Object {
+	outer, links := s.outer(), l.links(s)
+	out := []Object{Element{Set: Nets, Net: s.Subnet}}
 	for _, link := range links {
-		add(Element{Set: LaneLinks, In: link})
-		add(Element{Set: Marks, In: link, Mark: l.Mark&^Witness | Witness})
+		out = append(out, Element{Set: LaneLinks, In: link}, Element{Set: Marks, In: link, Mark: l.Mark&^Witness | Witness})
 	}
-	if !slices.Contains(links, veth) {
-		add(Element{Set: LaneLinks, In: veth}) // should somebody take it out of the bridge
+	if !slices.Contains(links, s.Veth) {
+		out = append(out, Element{Set: LaneLinks, In: s.Veth}) // should somebody take it out of the bridge
 	}
 	if l.AllowHost {
-		add(Element{Set: OpenInput, In: outer})
+		out = append(out, Element{Set: OpenInput, In: outer})
 	}
 	for _, p := range l.Allow {
-		add(Element{Set: Allowed, In: outer, Net: p})
+		out = append(out, Element{Set: Allowed, In: outer, Net: p})
 	}
-	if len(l.Allow) > 0 {
-		for card := range h.Links { // by any, as the main table says
-			if card != "lo" {
-				f.addresses(l, card, h)
-			}
-		}
+	if s.exit != nil {
+		card := s.exit.iface
+		out = append(out,
+			Element{Set: Forward, Family: IPv4, In: outer, Out: card, Chain: OutboundChain},
+			Element{Set: Forward, Family: IPv4, In: card, Out: outer, Chain: InboundChain},
+			Element{Set: Masquerade, Family: IPv4, In: outer, Out: card},
+		)
 	}
-	if u != nil {
-		add(Element{Set: Uplinks, In: u.Interface})
-		add(Element{Set: Forward, Family: IPv4, In: outer, Out: u.Interface, Chain: OutboundChain})
-		add(Element{Set: Forward, Family: IPv4, In: u.Interface, Out: outer, Chain: InboundChain})
-		add(Element{Set: Masquerade, Family: IPv4, In: outer, Out: u.Interface})
-		f.addresses(l, u.Interface, h)
+	return out
+}
+
+// card is for one by which lanes leave.
+func (f *firewall) card(card string, h *Host) {
+	if f.backend == Nftables {
+		f.add("", Element{Set: Uplinks, In: card})
+		f.addresses(card, h)
 	}
 }
 
-// addresses are what a lane may be translated to where it leaves by a card: those that the kernel has on it.
-func (f *firewall) addresses(l *Lane, card string, h *Host) {
+// addresses are what lanes may be translated to where they leave by a card: those that the kernel has on it.
+func (f *firewall) addresses(card string, h *Host) {
+	if f.backend != Nftables {
+		return
+	}
 	for _, a := range h.Links[card].Addrs {
 		if a.Addr().Is4() {
-			f.add(l.Name, Element{Set: OwnAddresses, Out: card, Net: netip.PrefixFrom(a.Addr(), a.Addr().BitLen())})
+			f.add("", Element{Set: OwnAddresses, Out: card, Net: netip.PrefixFrom(a.Addr(), a.Addr().BitLen())})
 		}
 	}
 }
@@ -129,7 +134,7 @@ func (f *firewall) finish() {
 	case f.any:
 		f.want.Add("", Table{Sound: true})
 		for tool := range f.doors {
-			f.want.Add("", Door{Tool: tool, Sound: true})
+			f.common.Add("", Door{Tool: tool, Sound: true})
 		}
 	}
 }

@@ -110,14 +110,23 @@ func newWorld(lanes ...Lane) *world {
 func (w *world) input() Input {
 	in := Input{
 		Now: w.now, NM: Snapshot{Uplinks: w.uplinks, Known: true, Running: true},
-		Have: maps.Clone(w.have), Host: w.host, Asked: w.asked, Memory: w.memory, Firewall: w.firewall, Problems: w.problems,
+		Host: w.host, Asked: w.asked, Memory: w.memory, Firewall: w.firewall, Problems: w.problems,
 	}
-	if in.Have == nil {
-		in.Have = State{}
+	have := maps.Clone(w.have)
+	if have == nil {
+		have = State{}
+	}
+	links := map[string]string{}
+	for o, lane := range have {
+		if isLink(o) {
+			links[o.key().name] = lane
+		}
 	}
 	for k, v := range w.host.Sysctls {
-		in.Have.Add("", Sysctl{k, v})
+		s := Sysctl{k, v}
+		have.Add(links[s.Link()], s)
 	}
+	in.Have = NewSetup(have)
 	for _, l := range w.lanes {
 		held := w.held[l.Name]
 		if !l.External || held {
@@ -168,13 +177,13 @@ func (w *world) decide() Decision {
 // build decides, and returns the state that is wanted.
 func (w *world) build() (State, []LaneStatus) {
 	d := w.decide()
-	return d.Want, d.Lanes
+	return d.Want.All(), d.Lanes
 }
 
 // settle makes what is wanted so.
 func (w *world) settle() Decision {
 	d := w.decide()
-	w.adopt(d.Want)
+	w.adopt(d.Want.All())
 	return d
 }
 

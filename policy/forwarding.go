@@ -5,19 +5,36 @@ import (
 	"slices"
 )
 
-// forwarding switches forwarding on for exactly the interfaces through which
-// the lane's packets come in, never for the host; lets reverse-path filters see the
-// witness on the uplink; keeps IPv6 off the lane's own
-// interface, and the spanning tree protocol off NetworkManager's bridge, whose only
-// port it would keep silent for 30 s; and stops the uplink's siblings in one subnet
-// from answering ARP for it, which would draw the lane's downloads to the wrong card.
-func (b *builder) forwarding(l *Lane, outer string, u *Uplink) {
-	b.switches[ipv4Conf(outer, "forwarding")] = "1"
-	b.switches[ipv4Conf(outer, "rp_filter")] = "1" // no source but the lane's own comes in, even when the firewall is flushed
-	if b.in.Host.IPv6 {
-		b.switches["net/ipv6/conf/"+outer+"/disable_ipv6"] = "1"
+// ownSwitches are those of a lane's interface: packets come in by it, only from the lane's own source even when the
+// firewall is flushed, and without IPv6.
+func ownSwitches(link string, not untouched) (out []Object) {
+	if !not.forwarding {
+		out = append(out, Sysctl{ipv4Conf(link, "forwarding"), "1"})
 	}
+	out = append(out, Sysctl{ipv4Conf(link, "rp_filter"), "1"})
+	if !not.ipv6 {
+		out = append(out, Sysctl{ipv6Off(link), "1"})
+	}
+	return out
+}
+
+// OwnSwitches are the keys of what lanes set on an interface of theirs.
+func OwnSwitches(link string) []string {
+	return []string{ipv4Conf(link, "forwarding"), ipv4Conf(link, "rp_filter"), ipv6Off(link)}
+}
+
+func ipv6Off(link string) string { return "net/ipv6/conf/" + link + "/disable_ipv6" }
+
+// forwarding switches on, on links of others, what lets a lane's packets come in there, and never for the host; keeps
+// the spanning tree protocol off NetworkManager's bridge, whose only port it would keep silent for 30 s; and stops the
+// uplink's siblings in one subnet from answering ARP for it, which would draw the lane's downloads to the wrong card.
+func (b *builder) forwarding(l *Lane, outer string, u *Uplink) {
 	if l.External {
+		b.switches[ipv4Conf(outer, "forwarding")] = "1"
+		b.switches[ipv4Conf(outer, "rp_filter")] = "1"
+		if b.in.Host.IPv6 {
+			b.switches[ipv6Off(outer)] = "1"
+		}
 		b.switches[stpKey(outer)] = "0"
 	}
 	for _, p := range l.Allow {
@@ -25,13 +42,17 @@ func (b *builder) forwarding(l *Lane, outer string, u *Uplink) {
 			b.comesIn(dev)
 		}
 	}
-	if u == nil {
-		return
-	}
-	b.comesIn(u.Interface)
-	for _, name := range b.exit(u).siblings {
-		b.switches[ipv4Conf(name, "arp_ignore")] = "1"
-		b.switches[ipv4Conf(name, "arp_announce")] = "2"
+}
+
+// usedCards does that for the cards by which lanes leave.
+func (b *builder) usedCards() {
+	for _, e := range b.now.exits {
+		b.fw.card(e.iface, b.in.Host)
+		b.comesIn(e.iface)
+		for _, name := range e.siblings {
+			b.switches[ipv4Conf(name, "arp_ignore")] = "1"
+			b.switches[ipv4Conf(name, "arp_announce")] = "2"
+		}
 	}
 }
 
@@ -60,7 +81,7 @@ func (b *builder) sysctls() {
 		s := Sysctl{key, b.switches[key]}
 		present, known := h.Sysctls[key]
 		_, foreign := h.Links[s.Link()]
-		if foreign || b.ours(s.Link()) {
+		if foreign {
 			switch {
 			case !b.in.Asked[key]:
 				b.unknown = append(b.unknown, key)
@@ -77,7 +98,7 @@ func (b *builder) sysctls() {
 		if _, saved := b.saved[key]; b.released[s.Link()] && !saved {
 			b.saved[key] = "0" // it was ours from its birth, with all switches at their defaults
 		}
-		b.want.Add("", s)
+		b.common.Add("", s)
 	}
 	for key, before := range b.saved {
 		s := Sysctl{key, before}
@@ -91,7 +112,7 @@ func (b *builder) sysctls() {
 		case !b.in.Asked[key]:
 			b.unknown = append(b.unknown, key)
 		case known:
-			b.want.Add("", s)
+			b.common.Add("", s)
 		}
 	}
 }
@@ -102,7 +123,7 @@ func (b *builder) recall() {
 	if b.in.Host.Forwards {
 		return
 	}
-	for o := range b.in.Have {
+	for o := range b.in.Have.Filter {
 		card := ""
 		switch o := o.(type) {
 		case Element:
@@ -122,9 +143,6 @@ func (b *builder) recall() {
 		}
 	}
 }
-
-// ours tells whether a link of ours of this name exists.
-func (b *builder) ours(link string) bool { return b.in.haveLinks()[link] }
 
 // closedCards returns the cards whose forwarding only we switched on.
 func (b *builder) closedCards() []string {

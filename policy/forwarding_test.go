@@ -19,7 +19,7 @@ func switches(s State) map[string]string {
 func TestForwarding(t *testing.T) {
 	w := newWorld(lane("steam", "wlp6s0"))
 	d := w.settle()
-	got := switches(d.Want)
+	got := switches(d.Want.All())
 	for key, want := range map[string]string{
 		"ul-steam/forwarding": "1", "ul-steam/rp_filter": "1", "wlp6s0/forwarding": "1", "wlp6s0/src_valid_mark": "1", "enp7s0/forwarding": "",
 		"net/ipv6/conf/ul-steam/disable_ipv6": "1",
@@ -33,7 +33,7 @@ func TestForwarding(t *testing.T) {
 	}
 	w.lanes = nil
 	d = w.settle()
-	if got := switches(d.Want); got["wlp6s0/forwarding"] != "0" || got["wlp6s0/src_valid_mark"] != "0" {
+	if got := switches(d.Want.All()); got["wlp6s0/forwarding"] != "0" || got["wlp6s0/src_valid_mark"] != "0" {
 		t.Errorf("after it: %v", got)
 	}
 	w.settle()
@@ -53,7 +53,7 @@ func TestForwardingOfOthers(t *testing.T) {
 	}
 	w.lanes = nil
 	d := w.decide()
-	if _, set := switches(d.Want)["wlp6s0/forwarding"]; set {
+	if _, set := switches(d.Want.All())["wlp6s0/forwarding"]; set {
 		t.Errorf("it is set back:\n%s", shell(d.Ops))
 	}
 }
@@ -65,7 +65,7 @@ func TestSwitchesOfOthers(t *testing.T) {
 	w.host.Sysctls["net/ipv4/conf/wlp6s0/src_valid_mark"] = "0"
 	w.lanes = nil
 	d := w.decide()
-	if got := switches(d.Want); got["wlp6s0/forwarding"] != "0" || got["wlp6s0/src_valid_mark"] != "" {
+	if got := switches(d.Want.All()); got["wlp6s0/forwarding"] != "0" || got["wlp6s0/src_valid_mark"] != "" {
 		t.Errorf("%v", got)
 	}
 
@@ -74,7 +74,7 @@ func TestSwitchesOfOthers(t *testing.T) {
 	w.settle()
 	delete(w.host.Sysctls, "net/ipv6/conf/ul-steam/disable_ipv6")
 	for range 2 {
-		if d := w.settle(); len(d.Ops) > 1 || switches(d.Want)["net/ipv6/conf/ul-steam/disable_ipv6"] != "" && len(d.Ops) > 0 {
+		if d := w.settle(); len(d.Ops) > 1 || switches(d.Want.All())["net/ipv6/conf/ul-steam/disable_ipv6"] != "" && len(d.Ops) > 0 {
 			t.Errorf("\n%s", shell(d.Ops))
 		}
 	}

@@ -17,8 +17,8 @@ type Host struct {
 	IPv6   bool // the kernel has IPv6
 	// Forwards: net.ipv4.ip_forward is on, so somebody wants a router.
 	Forwards bool
-	// Sysctls are the present values of switches of others' links, and of ours
-	// as far as somebody asked, by [Sysctl]'s key. What does not exist is missing.
+	// Sysctls are the present values of switches of others' links, by [Sysctl]'s key. What does not
+	// exist is missing.
 	Sysctls map[string]string
 	// Tracked are the subnets that connection tracking still has live
 	// connections of, among those of [Memory.Draining].

@@ -367,7 +367,7 @@ func (j *judge) answers() error {
 			r, ok := o.(policy.Rule)
 			return ok && r.From == netip.PrefixFrom(addr, addr.BitLen())
 		}
-		if j.before().Memory.Answers[addr] != iface || j.cardOf[addr] != iface || !slices.ContainsFunc(slices.Collect(maps.Keys(j.before().Want)), led) {
+		if j.before().Memory.Answers[addr] != iface || j.cardOf[addr] != iface || !slices.ContainsFunc(slices.Collect(maps.Keys(j.before().Want.All())), led) {
 			continue // there was no rule, as the host's default was the same card's
 		}
 		err := j.walk(walk.Packet{Source: addr, Destination: internet4, Connection: walk.Connection{State: policy.CtUntracked}}, "an answer of the host", func(v walk.Verdict) string {

@@ -23,7 +23,8 @@ type Memory struct {
 	// Answered is since when no lane leaves by an address of Answers any more.
 	Answered  map[netip.Addr]time.Time
 	Fights    map[Object]Fight
-	Converged State // what was wanted when there was last nothing left to do
+	Converged Setup // what was wanted when there was last nothing left to do
+	built     *built
 }
 
 // LaneMemory is what is remembered of a lane.

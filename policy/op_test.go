@@ -162,9 +162,9 @@ func TestPlanLines(t *testing.T) {
 			w.firewall = IPTablesChains
 		}
 		w.next()
-		have := w.plan().Want
+		have := w.plan().Want.All()
 		w.next()
-		want := w.plan().Want
+		want := w.plan().Want.All()
 		ops := Diff(have, want)
 		if again := Diff(have, want); shell(again) != shell(ops) {
 			t.Fatalf("%s\nor\n%s", shell(ops), shell(again))

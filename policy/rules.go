@@ -36,71 +36,79 @@ type ruledLane struct {
 	name   string
 	subnet netip.Prefix
 	table  uint32 // 0: the lane has gone, and only its floor is left
-	allow  []netip.Prefix
-	auto   bool // its subnet is ours to choose
+	auto   bool   // its subnet is ours to choose
 }
 
-// rules returns the rules of all lanes, each with its lane, in both directions.
-func (b *builder) rules(lanes []ruledLane, clean func(block netip.Prefix) bool) {
+// place is where the rules of a lane are.
+type place struct {
+	alone bool   // outside of all blocks
+	at    uint32 // the first of its priorities
+}
+
+// places finds a place for the rules of every lane, and wants the rules that lead there, in both directions.
+func (b *builder) places(clean func(block netip.Prefix) bool) map[string]place {
 	blocks := map[netip.Prefix][]ruledLane{}
-	for _, l := range lanes {
+	for _, l := range b.ruled {
 		if block := blockOf(l.subnet); l.auto && block.IsValid() && clean(block) {
 			blocks[block] = nil
 		}
 	}
-	for _, l := range lanes {
+	places := make(map[string]place, len(b.ruled))
+	for _, l := range b.ruled {
 		block := blockOf(l.subnet)
 		if _, ok := blocks[block]; ok {
 			blocks[block] = append(blocks[block], l)
 			continue
 		}
-		b.alone(l)
+		// Two lanes may come to the same place: their rules are about different subnets.
+		places[l.name] = place{alone: true, at: uint32(alonePriority + 3*(l.table%aloneNodes))}
+		if l.table == 0 {
+			b.common.Add("", toAlone(l.subnet), Rule{Priority: frontPriority, Family: IPv4, From: l.subnet, Action: UnreachableRule})
+		}
 	}
 	for block, members := range blocks {
 		base := blockPriority + blockStride*blockIndex(block)
-		b.want.Add("",
+		b.common.Add("",
 			Rule{Priority: frontPriority, Family: IPv4, From: block, Action: Goto, Goto: base},
 			Rule{Priority: frontPriority, Family: IPv4, To: block, Table: LanesTable},
 		)
-		b.node(block, base, 0, members)
+		b.node(places, block, base, 0, members)
 	}
+	return places
 }
 
-// alone gives a lane outside of all blocks what a block has, for itself.
-func (b *builder) alone(l ruledLane) {
-	to := Rule{Priority: frontPriority, Family: IPv4, To: l.subnet, Table: LanesTable}
-	if l.table == 0 {
-		b.want.Add(l.name, to, Rule{Priority: frontPriority, Family: IPv4, From: l.subnet, Action: UnreachableRule})
-		return
-	}
-	// Two lanes may come to the same place: their rules are about different subnets.
-	base := uint32(alonePriority + 3*(l.table%aloneNodes))
-	b.want.Add(l.name, to, Rule{Priority: frontPriority, Family: IPv4, From: l.subnet, Action: Goto, Goto: base})
-	b.leaf(l, base, base+1)
-	b.want.Add(l.name, Rule{Priority: base + 2, Family: IPv4, From: l.subnet, Action: UnreachableRule})
+// toAlone is the way to a lane outside of all blocks.
+func toAlone(subnet netip.Prefix) Rule {
+	return Rule{Priority: frontPriority, Family: IPv4, To: subnet, Table: LanesTable}
 }
 
-// leaf is a lane's own rules: its table, for packets that our firewall table has
-// marked, and behind it, for what that table throws, what the host would do.
-func (b *builder) leaf(l ruledLane, priority, after uint32) {
-	if l.table == 0 {
-		return
+// rules are a lane's own: its table, for packets that our firewall table has marked, and behind it, for
+// what that table throws, what the host would do. One outside of all blocks has what a block has, for itself.
+func (l *Lane) rules(s *shape) []Object {
+	at := s.place.at
+	out := []Object{Rule{Priority: at, Family: IPv4, From: s.Subnet, Mark: Witness, Mask: Witness, Table: s.Table}}
+	for _, p := range l.Allow {
+		out = append(out, Rule{Priority: at + 1, Family: IPv4, From: s.Subnet, To: p, Mark: Witness, Mask: Witness, Table: MainTable})
 	}
-	b.want.Add(l.name, Rule{Priority: priority, Family: IPv4, From: l.subnet, Mark: Witness, Mask: Witness, Table: l.table})
-	for _, p := range l.allow {
-		b.want.Add(l.name, Rule{Priority: after, Family: IPv4, From: l.subnet, To: p, Mark: Witness, Mask: Witness, Table: MainTable})
+	if s.place.alone {
+		out = append(out,
+			toAlone(s.Subnet),
+			Rule{Priority: frontPriority, Family: IPv4, From: s.Subnet, Action: Goto, Goto: at},
+			Rule{Priority: at + 2, Family: IPv4, From: s.Subnet, Action: UnreachableRule},
+		)
 	}
+	return out
 }
 
 // node is the lanes of one prefix: the rules themselves, or where to go on for each quarter of it.
 // A packet that comes to a node never gets past it.
-func (b *builder) node(p netip.Prefix, priority uint32, depth int, lanes []ruledLane) {
-	b.want.Add("", Rule{Priority: priority + 2, Family: IPv4, From: p, Action: UnreachableRule})
+func (b *builder) node(places map[string]place, p netip.Prefix, priority uint32, depth int, lanes []ruledLane) {
+	b.common.Add("", Rule{Priority: priority + 2, Family: IPv4, From: p, Action: UnreachableRule})
 	quarter := p.Bits() + 2
 	below := map[netip.Prefix][]ruledLane{}
 	for _, l := range lanes {
 		if len(lanes) <= plainLanes || depth == treeDepth || l.subnet.Bits() < quarter {
-			b.leaf(l, priority, priority+1)
+			places[l.name] = place{at: priority}
 			continue
 		}
 		q, _ := l.subnet.Addr().Prefix(quarter)
@@ -108,8 +116,8 @@ func (b *builder) node(p netip.Prefix, priority uint32, depth int, lanes []ruled
 	}
 	for q, members := range below {
 		next := nodePriority(p, priority, q, depth)
-		b.want.Add("", Rule{Priority: priority, Family: IPv4, From: q, Action: Goto, Goto: next})
-		b.node(q, next, depth+1, members)
+		b.common.Add("", Rule{Priority: priority, Family: IPv4, From: q, Action: Goto, Goto: next})
+		b.node(places, q, next, depth+1, members)
 	}
 }
 

@@ -88,7 +88,7 @@ func TestRulesOfOne(t *testing.T) {
 	if n := rules(d.Ops); n == 0 || n > 3 {
 		t.Errorf("one more: %d rules change", n)
 	}
-	w.adopt(d.Want)
+	w.adopt(d.Want.All())
 	w.lanes = slices.Delete(w.lanes, 500, 501)
 	if n := rules(w.decide().Ops); n == 0 || n > 3 {
 		t.Errorf("one less: %d rules change", n)

@@ -3,6 +3,7 @@ package policy
 import (
 	"maps"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -224,13 +225,30 @@ func (w *walker) look() {
 			w.host.Sysctls[key] = v
 		}
 	}
+	for _, o := range w.m.objects {
+		if !isLink(o) {
+			continue
+		}
+		for _, key := range OwnSwitches(o.key().name) {
+			if v, ok := w.m.value(key); ok {
+				w.host.Sysctls[key] = v
+			}
+		}
+	}
 }
 
 // plan decides about what there is.
 func (w *walker) plan() Decision {
 	w.takeBack()
 	w.look()
-	return w.decide()
+	in := w.input()
+	d := w.decide()
+	in.Memory.built = nil
+	in.Asked, in.Have = w.asked, w.input().Have
+	if all := Decide(in); !reflect.DeepEqual(all.Ops, d.Ops) || !maps.Equal(all.Want.All(), d.Want.All()) {
+		w.Fatalf("with nothing of the last decision:\n%s\ninstead of\n%s", shell(all.Ops), shell(d.Ops))
+	}
+	return d
 }
 
 // carry carries out operations, with check after each.
@@ -300,13 +318,13 @@ func (w *walker) released(b Bridge) {
 func (w *walker) converge(d Decision, check func() error) {
 	w.carry(d.Ops, check)
 	w.look()
-	if have, want := w.seen(w.input().Have), w.seen(d.Want); len(minus(want, have)) > 0 || len(minusSwitches(have, want)) > 0 {
+	if have, want := w.seen(w.input().Have.All()), w.seen(d.Want.All()); len(minus(want, have)) > 0 || len(minusSwitches(have, want)) > 0 {
 		w.Fatalf("after\n%s\nmissing: %v\nextra: %v", shell(d.Ops), minus(want, have), minusSwitches(have, want))
 	}
 	w.blind = w.problems != nil
 	w.host.Tracked = nil // what has been drained is forgotten only now
 	again := w.decide()
-	missing, extra := minusSwitches(again.Want, d.Want), minusSwitches(d.Want, again.Want) // restored ones are forgotten
+	missing, extra := minusSwitches(again.Want.All(), d.Want.All()), minusSwitches(d.Want.All(), again.Want.All()) // restored ones are forgotten
 	if len(again.Ops)+len(missing)+len(extra) > 0 {
 		w.Fatalf("after\n%s\nagain:\n%s\nwhat is wanted got %v and lost %v", shell(d.Ops), shell(again.Ops), missing, extra)
 	}

@@ -43,10 +43,10 @@ type exit struct {
 
 // exitsOf finds the lanes' default routes with a gateway, by the link that they leave by. So what a new gateway costs
 // depends on the lanes behind it, and not on all that there is.
-func exitsOf(s policy.State) map[string][]exit {
+func exitsOf(parts policy.Parts) map[string][]exit {
 	out := map[string][]exit{}
-	for o, lane := range s {
-		if r, ok := o.(policy.Route); ok && r.Netns == "" && r.Dst.Bits() == 0 && r.Via.IsValid() && !r.OnLink {
+	for r, lane := range parts.Routes() {
+		if r.Netns == "" && r.Dst.Bits() == 0 && r.Via.IsValid() && !r.OnLink {
 			out[r.Dev] = append(out[r.Dev], exit{r, lane})
 		}
 	}
@@ -68,8 +68,6 @@ func (l *Loop) replaceGateway(uplink string, via netip.Addr) {
 			l.Log.Debug("apply at once", "op", op.String(), "error", err) // the new gateway may need more than a route
 			continue
 		}
-		delete(l.memory.Converged, e.Route)
-		l.memory.Converged.Add(e.lane, want)
 		e.Route = want
 		l.Log.Debug("applied", "verb", op.Verb.String(), "op", op.String(), "lane", e.lane)
 	}

@@ -22,7 +22,7 @@ import (
 // Kernel is the edge to links, addresses, routes, rules, namespaces, sysctls,
 // files, connections and sockets.
 type Kernel interface {
-	Observe(sysctls []string) (policy.State, *policy.Host, error)
+	Observe(sysctls []string) (policy.Parts, *policy.Host, error)
 	Tracked(subnets []netip.Prefix) (map[netip.Prefix]bool, error)
 	Apply(policy.Op) error
 	RemoveLinks(names []string) error

@@ -61,7 +61,7 @@ func newMachine() *machine {
 	return m
 }
 
-func (m *machine) Observe(keys []string) (policy.State, *policy.Host, error) {
+func (m *machine) Observe(keys []string) (policy.Parts, *policy.Host, error) {
 	if m.kernel != nil {
 		return nil, nil, m.kernel
 	}
@@ -81,7 +81,26 @@ func (m *machine) Observe(keys []string) (policy.State, *policy.Host, error) {
 			host.Sysctls[k] = v
 		}
 	}
-	return have, host, nil
+	for o, lane := range m.have {
+		switch l := o.(type) {
+		case policy.Bridge:
+			m.addSwitches(have, lane, l.Name)
+		case policy.Veth:
+			if l.Bridge == "" {
+				m.addSwitches(have, lane, l.Name)
+			}
+		}
+	}
+	return policy.NewSetup(have).Parts, host, nil
+}
+
+// addSwitches adds those of a lane's interface.
+func (m *machine) addSwitches(have policy.State, lane, link string) {
+	for _, key := range policy.OwnSwitches(link) {
+		if v, ok := m.sysctl(key); ok {
+			have.Add(lane, policy.Sysctl{Key: key, Value: v})
+		}
+	}
 }
 
 // ofFirewall tells whether an object is seen by the firewall.

@@ -85,7 +85,8 @@ func (l *Loop) observe(in *policy.Input) error {
 	if err != nil {
 		return err
 	}
-	in.Have, in.Host, in.Asked, in.Problems = have, host, maps.Clone(l.asked), map[policy.Edge]string{}
+	in.Have = policy.Setup{Parts: have}
+	in.Host, in.Asked, in.Problems = host, maps.Clone(l.asked), map[policy.Edge]string{}
 	in.Fresh = map[string]bool{}
 	for _, u := range in.NM.Uplinks {
 		if l.Kernel.Fresh(u.Interface) || l.awaited(u.Interface) {
@@ -121,11 +122,11 @@ func (l *Loop) observeFirewall(in *policy.Input) {
 	if err != nil {
 		in.Problems[policy.EdgeFirewall] = err.Error()
 	}
-	maps.Copy(in.Have, fw)
+	in.Have.Filter = fw
 	drops, doors, err := l.firewall.Doors()
 	if err != nil {
 		in.Problems[policy.EdgeDoors] = err.Error()
 	}
 	in.Host.Drops = drops
-	maps.Copy(in.Have, doors)
+	in.Have.Parts = in.Have.Parts.With("", doors)
 }

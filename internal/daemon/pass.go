@@ -27,7 +27,7 @@ func (l *Loop) pass() (again time.Duration) {
 	l.followGateway()
 	operations = len(d.Ops)
 	ops := l.remember(&d)
-	failed := l.apply(ops, d.Want)
+	failed := l.apply(ops, d.Want.Filter)
 	done := len(failed) == 0 && len(ops) == len(d.Ops)
 	if done {
 		d.Memory.Converged = d.Want
@@ -35,7 +35,7 @@ func (l *Loop) pass() (again time.Duration) {
 		l.Kernel.Invalidate()
 	}
 	l.memory, l.decided = d.Memory, d
-	l.exits = exitsOf(l.memory.Converged)
+	l.exits = exitsOf(l.memory.Converged.Parts)
 	l.askOnlyFor(&d)
 	if done {
 		l.cleanUp(&d)
@@ -76,7 +76,7 @@ func (l *Loop) askOnlyFor(d *policy.Decision) {
 
 // freshUplink tells whether an uplink's routes come from the kernel, ahead of NetworkManager.
 func (l *Loop) freshUplink(d *policy.Decision) bool {
-	return slices.ContainsFunc(d.Uplinks, func(u policy.Uplink) bool { return l.Kernel.Fresh(u.Interface) || l.awaited(u.Interface) })
+	return slices.ContainsFunc(d.Uplinks, func(u *policy.Uplink) bool { return l.Kernel.Fresh(u.Interface) || l.awaited(u.Interface) })
 }
 
 // backoff returns how long to wait after a failure: from 100 ms to half a minute.
@@ -92,7 +92,7 @@ func (l *Loop) cleanUp(d *policy.Decision) {
 		if d.Clean && !l.swept {
 			l.sweep()
 		}
-		if len(l.undo.Tables) > 0 && !d.Want.Chains() {
+		if len(l.undo.Tables) > 0 && !d.Want.Filter.Chains() {
 			left, err := l.firewall.Sweep(l.undo.Tables)
 			if err != nil {
 				l.Log.Warn("remove empty tables", "error", err)

@@ -82,7 +82,7 @@ func TestCostOfOneLane(t *testing.T) {
 			requireEqual(t, have, step.to)
 			drain(changed)
 			observe(t, k, step.to)
-			k.Observe(nil)
+			observeAll(k, nil)
 			again := time.Hour
 			for range 5 {
 				start = cpuTime()

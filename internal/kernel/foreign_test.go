@@ -87,7 +87,7 @@ func TestRelease(t *testing.T) {
 	if got := sh(t, "ip -d link show br0"); !strings.Contains(got, "uplane-made:steam") || strings.Contains(got, "group 117") {
 		t.Error(got)
 	}
-	state, host, err := k.Observe(nil)
+	state, host, err := observeAll(k, nil)
 	if err != nil || state.Has(bridge) || len(host.Links["br0"].Addrs) != 2 {
 		t.Errorf("%v %v\n%s", err, host.Links["br0"], state)
 	}

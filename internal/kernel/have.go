@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"maps"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -12,12 +13,14 @@ import (
 // costs what has changed since and not what there is: to put a thousand lanes' objects into a map takes tens of
 // milliseconds.
 type have struct {
-	state policy.State
-	from  map[source][]policy.Object
+	parts policy.Parts
+	fresh map[string]bool // lanes whose part nobody has got yet, so that it may change
+	from  map[source][]*object
 	// ours without a lane: perhaps it shows when the rest of the lane is there
-	nobodys map[policy.Object]bool
-	inner   map[int]innerEnd // as it was
-	sysctls map[string]string
+	nobodys map[policy.Object]*object
+	silent  map[int]bool      // links whose own switches may change without an event
+	inner   map[int]innerEnd  // as it was
+	sysctls map[string]string // that somebody asked for
 }
 
 // source is one of the things that are read at once.
@@ -31,6 +34,7 @@ type sourcePart uint8
 
 const (
 	fromLink sourcePart = iota
+	fromSwitches
 	fromAddrs
 	fromTable4
 	fromTable6
@@ -48,13 +52,15 @@ func fromTable(t tableKey) source {
 
 // dirty is what was read since have was brought up to date.
 type dirty struct {
-	all    bool
-	links  map[int]bool
-	addrs  map[int]bool
-	tables map[tableKey]bool
-	rules  families
-	netns  map[string]bool
-	files  map[string]bool
+	all   bool
+	links map[int]bool
+	// switches are links whose own ones may have changed.
+	switches map[int]bool
+	addrs    map[int]bool
+	tables   map[tableKey]bool
+	rules    families
+	netns    map[string]bool
+	files    map[string]bool
 
 	ruleEvents []ruleEvent
 }
@@ -72,7 +78,10 @@ func (k *Kernel) update() {
 	d := k.dirty
 	k.dirty = dirty{}
 	if d.all {
-		k.have = have{state: policy.State{}, from: map[source][]policy.Object{}, nobodys: map[policy.Object]bool{}, sysctls: map[string]string{}}
+		k.have = have{
+			parts: policy.Parts{}, fresh: map[string]bool{}, from: map[source][]*object{},
+			nobodys: map[policy.Object]*object{}, silent: map[int]bool{}, sysctls: map[string]string{},
+		}
 	}
 	k.spread(&d)
 	var who owners
@@ -82,6 +91,13 @@ func (k *Kernel) update() {
 	now := map[source][]object{}
 	for i := range d.links {
 		now[source{part: fromLink, n: i}] = k.linkObjects(i)
+		put(&d.switches, i)
+	}
+	for i := range k.have.silent {
+		put(&d.switches, i)
+	}
+	for i := range d.switches {
+		now[source{part: fromSwitches, n: i}] = k.ownSwitches(i)
 	}
 	for i := range d.addrs {
 		now[source{part: fromAddrs, n: i}] = k.addrObjects(i)
@@ -107,9 +123,9 @@ func (k *Kernel) update() {
 		delete(k.have.from, s)
 	}
 	for s, objects := range now {
-		for _, o := range objects {
-			k.have.from[s] = append(k.have.from[s], o.Object)
-			k.insert(o)
+		for i := range objects {
+			k.have.from[s] = append(k.have.from[s], &objects[i])
+			k.insert(&objects[i])
 		}
 	}
 	for _, e := range d.ruleEvents {
@@ -118,33 +134,53 @@ func (k *Kernel) update() {
 		}
 		s := source{part: fromRules, n: int(familyNumber(e.Family))}
 		if e.gone {
-			k.remove(e.Rule)
+			k.have.from[s] = slices.DeleteFunc(k.have.from[s], func(o *object) bool {
+				if o.Object != policy.Object(e.Rule) {
+					return false
+				}
+				k.remove(o)
+				return true
+			})
 			continue
 		}
-		k.have.from[s] = append(k.have.from[s], e.Rule)
-		k.insert(object{e.Rule, who.rule(e.Rule)})
+		o := &object{e.Rule, who.rule(e.Rule)}
+		k.have.from[s] = append(k.have.from[s], o)
+		k.insert(o)
 	}
 	if who.subnets != nil {
-		for o := range k.have.nobodys {
-			if lane := who.object(o); lane != "" {
-				k.insert(object{o, lane})
+		for _, o := range k.have.nobodys {
+			if lane := who.object(o.Object); lane != "" {
+				k.remove(o)
+				o.lane = lane
+				k.insert(o)
 			}
 		}
 	}
 }
 
-func (k *Kernel) insert(o object) {
-	k.have.state[o.Object] = o.lane
+func (k *Kernel) insert(o *object) {
+	k.part(o.lane)[o.Object] = o.lane
 	if o.lane == "" {
-		k.have.nobodys[o.Object] = true
-	} else {
-		delete(k.have.nobodys, o.Object)
+		k.have.nobodys[o.Object] = o
 	}
 }
 
-func (k *Kernel) remove(o policy.Object) {
-	delete(k.have.state, o)
-	delete(k.have.nobodys, o)
+func (k *Kernel) remove(o *object) {
+	delete(k.part(o.lane), o.Object)
+	delete(k.have.nobodys, o.Object)
+}
+
+// part is what a lane has, to be changed: a copy of what others have got.
+func (k *Kernel) part(lane string) policy.State {
+	h := &k.have
+	if !h.fresh[lane] {
+		now := policy.State{}
+		if old := h.parts[lane]; old != nil {
+			maps.Copy(now, old.State)
+		}
+		h.parts[lane], h.fresh[lane] = &policy.Part{State: now}, true
+	}
+	return h.parts[lane].State
 }
 
 // spread adds to d what is made of what is in it.
@@ -209,31 +245,55 @@ func (k *Kernel) spread(d *dirty) {
 	k.have.inner = inner
 }
 
-// updateSysctls puts the switches that somebody asks for into the state, and takes others out.
+// updateSysctls puts the switches of others' links that somebody asks for into the state, and takes others out.
 func (k *Kernel) updateSysctls(keys []string) {
 	asked := make(map[string]string, len(keys))
 	for _, key := range keys {
+		if link := k.links[k.indexes[policy.Sysctl{Key: key}.Link()]]; link.ours() {
+			continue
+		}
 		if v, ok := k.Sysctl(key); ok {
 			asked[key] = v
 		}
 	}
+	if maps.Equal(asked, k.have.sysctls) {
+		return
+	}
+	part := k.part("")
 	for key, v := range k.have.sysctls {
-		if asked[key] != v {
-			k.remove(policy.Sysctl{Key: key, Value: v})
-		}
+		delete(part, policy.Sysctl{Key: key, Value: v})
 	}
 	for key, v := range asked {
-		s := policy.Sysctl{Key: key, Value: v}
-		lane := ""
-		if l := k.links[k.indexes[s.Link()]]; l.ours() {
-			lane = l.lane()
-		}
-		if old, ok := k.have.sysctls[key]; !ok || old != v {
-			k.have.state[s] = lane
-		}
+		part[policy.Sysctl{Key: key, Value: v}] = ""
 	}
 	k.have.sysctls = asked
 }
 
-// snapshot is the state for others to keep and change.
-func (k *Kernel) snapshot() policy.State { return maps.Clone(k.have.state) }
+// ownSwitches are the switches of a link of ours, but of a port, by which no packets come in.
+func (k *Kernel) ownSwitches(index int) (out []object) {
+	delete(k.have.silent, index)
+	l, ok := k.links[index]
+	if !ok || !l.ours() || l.master != 0 {
+		return nil
+	}
+	if !l.up || !l.running {
+		k.have.silent[index] = true // see Sysctl
+	}
+	for _, key := range policy.OwnSwitches(l.name) {
+		if v, ok := k.Sysctl(key); ok {
+			out = append(out, object{policy.Sysctl{Key: key, Value: v}, l.lane()})
+		}
+	}
+	return out
+}
+
+// snapshot is the state for others to keep.
+func (k *Kernel) snapshot() policy.Parts {
+	for lane := range k.have.fresh {
+		if len(k.have.parts[lane].State) == 0 {
+			delete(k.have.parts, lane)
+		}
+	}
+	clear(k.have.fresh)
+	return maps.Clone(k.have.parts)
+}

@@ -111,8 +111,8 @@ func (k *Kernel) Fresh(name string) bool {
 }
 
 // Observe returns what is ours and what else there is. The values of the
-// sysctls named in keys are among both; those that do not exist are left out.
-func (k *Kernel) Observe(keys []string) (policy.State, *policy.Host, error) {
+// sysctls named in keys, of others' links, are among both; those that do not exist are left out.
+func (k *Kernel) Observe(keys []string) (policy.Parts, *policy.Host, error) {
 	if k.events == nil {
 		k.stale.all()
 	} else {

@@ -119,10 +119,15 @@ func sysctlKeys(s policy.State) []string {
 // observe returns what is ours, with the sysctls that want names.
 func observe(t testing.TB, k *Kernel, want policy.State) policy.State {
 	t.Helper()
-	have, _, err := k.Observe(sysctlKeys(want))
+	keys := sysctlKeys(want)
+	have, _, err := observeAll(k, keys)
 	if err != nil {
 		t.Fatal(err)
 	}
+	maps.DeleteFunc(have, func(o policy.Object, _ string) bool {
+		s, ok := o.(policy.Sysctl)
+		return ok && !slices.Contains(keys, s.Key)
+	})
 	return have
 }
 
@@ -298,11 +303,11 @@ func requireFresh(t testing.TB, k *Kernel, want policy.State) {
 		return h
 	}
 	for deadline := time.Now().Add(2 * time.Second); ; time.Sleep(time.Millisecond) {
-		have, host, err := k.Observe(sysctlKeys(want))
+		have, host, err := observeAll(k, sysctlKeys(want))
 		if err != nil {
 			t.Fatal(err)
 		}
-		now, hostNow, err := fresh.Observe(sysctlKeys(want))
+		now, hostNow, err := observeAll(fresh, sysctlKeys(want))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -340,7 +345,7 @@ func settle(t *testing.T, k *Kernel, want policy.State) {
 	t.Helper()
 	var ops []policy.Op
 	for range 20 {
-		have, host, err := k.Observe(sysctlKeys(want))
+		have, host, err := observeAll(k, sysctlKeys(want))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -441,4 +446,10 @@ func lineDiff(before, after string) string {
 		}
 	}
 	return strings.Join(out, "\n")
+}
+
+// observeAll is what k observes, as one state.
+func observeAll(k *Kernel, keys []string) (policy.State, *policy.Host, error) {
+	parts, host, err := k.Observe(keys)
+	return policy.Setup{Parts: parts}.All(), host, err
 }

@@ -40,7 +40,7 @@ func TestPortsAreSeen(t *testing.T) {
 		drain(changed)
 		sh(t, step.script)
 		for deadline := time.After(2 * time.Second); ; {
-			_, host, err := k.Observe(nil)
+			_, host, err := observeAll(k, nil)
 			if err != nil {
 				t.Fatal(err)
 			}

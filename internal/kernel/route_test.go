@@ -17,7 +17,7 @@ import (
 // hostRoutes returns the host's routes to dst of a look.
 func hostRoutes(t *testing.T, k *Kernel, dst string) []policy.HostRoute {
 	t.Helper()
-	_, host, err := k.Observe(nil)
+	_, host, err := observeAll(k, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,7 +48,7 @@ ip -6 route add default via fe80::9 dev enp7s0 proto ra metric 100
 				t.Errorf("%+v\nnot %+v", got, want)
 			}
 		}
-		_, host, err := k.Observe(nil)
+		_, host, err := observeAll(k, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -117,7 +117,7 @@ func TestReplaceRoute(t *testing.T) {
 						if err := k.Apply(policy.Op{Verb: policy.Replace, Object: to, Have: from}); err != nil {
 							t.Fatalf("from %v: %v", from, err)
 						}
-						state, _, err := k.Observe(nil)
+						state, _, err := observeAll(k, nil)
 						if err != nil || len(state) != 1 || !state.Has(to) {
 							t.Fatalf("%v replaced by %v: %v\n%s", from, to, err, state)
 						}
@@ -126,7 +126,7 @@ func TestReplaceRoute(t *testing.T) {
 								t.Fatal(err)
 							}
 						}
-						if state, _, err = k.Observe(nil); err != nil || len(state) != 0 {
+						if state, _, err = observeAll(k, nil); err != nil || len(state) != 0 {
 							t.Fatalf("%v is left: %v", state, err)
 						}
 					}

@@ -73,7 +73,7 @@ ip -6 rule add priority 10 to 2001:db8::/32 lookup 1000
 		kernels(policy.IPv6, 32766, policy.MainTable),
 	}
 	k := open(t, nil)
-	state, host, err := k.Observe(nil)
+	state, host, err := observeAll(k, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -119,7 +119,7 @@ func TestRulesTwice(t *testing.T) {
 			}
 		}
 	}
-	state, host, err := k.Observe(nil)
+	state, host, err := observeAll(k, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

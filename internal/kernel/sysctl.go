@@ -63,11 +63,15 @@ func (k *Kernel) forgetSilent(keys []string) {
 func (k *Kernel) forgetSysctls(p parts) {
 	if p.allSwitch || p.links.most() {
 		clear(k.sysctls)
+		for index := range k.links {
+			put(&k.dirty.switches, index)
+		}
 		return
 	}
 	for _, links := range []map[int]bool{p.links.indexes, p.switches} {
 		for index := range links {
 			delete(k.sysctls, k.links[index].name)
+			put(&k.dirty.switches, index)
 		}
 	}
 	if p.switches[netconfDefault] {
@@ -167,6 +171,7 @@ func (k *Kernel) observeSysctls(host *policy.Host) {
 
 func (k *Kernel) applySysctl(s policy.Sysctl) error {
 	delete(k.sysctls, s.Link())
+	put(&k.dirty.switches, k.indexes[s.Link()])
 	err := k.writeSysctl(s)
 	if errors.Is(err, errLinkGone) {
 		// The link went since it was looked at, as NetworkManager's bridges do, and its switches with it.

@@ -21,7 +21,7 @@ func TestHostSysctls(t *testing.T) {
 	asked := []string{"net/ipv4/conf/wlp6s0/rp_filter", wifi6, "net/ipv4/conf/never/forwarding"}
 	look := func() (policy.State, *policy.Host) {
 		t.Helper()
-		state, host, err := k.Observe(asked)
+		state, host, err := observeAll(k, asked)
 		if err != nil {
 			t.Fatal(err)
 		}

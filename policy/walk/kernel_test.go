@@ -62,7 +62,7 @@ func input(lane policy.Lane, backend policy.Backend) policy.Input {
 	lane.Name, lane.Uplink, lane.Enabled = "steam", []policy.Selector{{Kind: policy.ByType, Value: "wifi"}}, true
 	return policy.Input{
 		Files: policy.Files{Lanes: []policy.FileLane{{Lane: lane}}}, NM: policy.Snapshot{Uplinks: uplinks, Known: true, Running: true},
-		Have: policy.State{}, Host: host, Firewall: backend,
+		Host: host, Firewall: backend,
 	}
 }
 
@@ -116,14 +116,15 @@ func TestKernel(t *testing.T) {
 			}
 			d := policy.Decide(in)
 			ctx, w := lab.Start(t, lab.Bare, lab.Options{})
-			lines := "set -e\n" + cards + d.Want.String()
+			want := d.Want.All()
+			lines := "set -e\n" + cards + want.String()
 			if c.meddle != nil {
-				lines += c.meddle(d.Want)
+				lines += c.meddle(want)
 			}
 			if out, err := w.Host.Run("sh", "-c", lines); err != nil {
 				t.Fatalf("%v\n%s\n%s", err, out, lines)
 			}
-			r := real{t, ctx, w, walk.New(d.Want, in.Host), d.Lanes[0]}
+			r := real{t, ctx, w, walk.New(want, in.Host), d.Lanes[0]}
 			for i, p := range probes(d.Lanes[0].Alloc.Subnet) {
 				r.try(p, 7000+i)
 			}
