@@ -20,6 +20,7 @@ type have struct {
 	nobodys map[policy.Object]*object
 	silent  map[int]bool      // links whose own switches may change without an event
 	inner   map[int]innerEnd  // as it was
+	owners  owners
 	sysctls map[string]string // that somebody asked for
 }
 
@@ -84,10 +85,7 @@ func (k *Kernel) update() {
 		}
 	}
 	k.spread(&d)
-	var who owners
-	if d.all || len(d.addrs)+len(d.tables)+len(d.netns)+len(d.ruleEvents) > 0 || d.rules != 0 {
-		who = k.owners()
-	}
+	who, other := k.ownersNow(&d)
 	now := map[source][]object{}
 	for i := range d.links {
 		now[source{part: fromLink, n: i}] = k.linkObjects(i)
@@ -147,7 +145,7 @@ func (k *Kernel) update() {
 		k.have.from[s] = append(k.have.from[s], o)
 		k.insert(o)
 	}
-	if who.subnets != nil {
+	if other {
 		for _, o := range k.have.nobodys {
 			if lane := who.object(o.Object); lane != "" {
 				k.remove(o)
@@ -209,7 +207,10 @@ func (k *Kernel) spread(d *dirty) {
 		return
 	}
 	// A veth is made of both its ends.
-	inner := k.innerEnds()
+	inner := k.have.inner
+	if len(d.netns) > 0 || k.anyOurs(d.links) {
+		inner = k.innerEnds()
+	}
 	for outer, end := range inner {
 		if k.have.inner[outer] != end {
 			put(&d.links, outer)
@@ -243,6 +244,28 @@ func (k *Kernel) spread(d *dirty) {
 		}
 	}
 	k.have.inner = inner
+}
+
+// anyOurs tells whether one of some links is ours, or was.
+func (k *Kernel) anyOurs(links map[int]bool) bool {
+	for i := range links {
+		if k.links[i].ours() || len(k.have.from[source{part: fromLink, n: i}]) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// ownersNow returns whose what is, and whether that may be other than it was.
+func (k *Kernel) ownersNow(d *dirty) (owners, bool) {
+	if d.all || len(d.netns) > 0 || k.anyOurs(d.links) || k.anyOurs(d.addrs) {
+		k.have.owners = k.findOwners()
+		return k.have.owners, true
+	}
+	for t := range d.tables {
+		k.have.owners.table(t, k.routes[t])
+	}
+	return k.have.owners, len(d.tables) > 0
 }
 
 // updateSysctls puts the switches of others' links that somebody asks for into the state, and takes others out.

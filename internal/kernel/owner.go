@@ -12,8 +12,8 @@ type owners struct {
 	subnets map[netip.Prefix]string
 }
 
-// owners finds a subnet's lane by the addresses of its ends, and a table's by the subnet that it leads to.
-func (k *Kernel) owners() owners {
+// findOwners finds a subnet's lane by the addresses of its ends, and a table's by the subnet that it leads to.
+func (k *Kernel) findOwners() owners {
 	o := owners{map[uint32]string{}, map[netip.Prefix]string{}}
 	for index, addrs := range k.addrs {
 		if l := k.links[index]; l.ours() {
@@ -30,13 +30,18 @@ func (k *Kernel) owners() owners {
 		}
 	}
 	for t, routes := range k.routes {
-		for _, r := range routes {
-			if lane := o.subnets[r.dst]; lane != "" && r.protocol == policy.Protocol {
-				o.tables[t.table] = lane
-			}
-		}
+		o.table(t, routes)
 	}
 	return o
+}
+
+// table finds the lane of a table, which leads to its subnet.
+func (o owners) table(t tableKey, routes []route) {
+	for _, r := range routes {
+		if lane := o.subnets[r.dst]; lane != "" && r.protocol == policy.Protocol && t.table != policy.LanesTable {
+			o.tables[t.table] = lane
+		}
+	}
 }
 
 // object returns the lane of a rule or a route of ours.
@@ -45,9 +50,17 @@ func (o owners) object(x policy.Object) string {
 	case policy.Rule:
 		return o.rule(x)
 	case policy.Route:
-		return o.tables[x.Table]
+		return o.route(x)
 	}
 	return ""
+}
+
+// route returns the lane of a route of ours: that of its table, or of its subnet in the table of all lanes.
+func (o owners) route(r policy.Route) string {
+	if r.Table == policy.LanesTable {
+		return o.subnets[r.Dst]
+	}
+	return o.tables[r.Table]
 }
 
 // rule returns the lane of a rule of ours; empty: of several, or nobody knows.
@@ -56,6 +69,9 @@ func (o owners) rule(r policy.Rule) string {
 		if lane := o.subnets[p]; lane != "" {
 			return lane
 		}
+	}
+	if r.From.IsValid() || r.To.IsValid() {
+		return "" // the host's answers go by the table of one lane for all
 	}
 	return o.tables[r.Table]
 }

@@ -190,7 +190,7 @@ func TestOwners(t *testing.T) {
 			{2, 107}: {{table: 107, dst: netip.MustParsePrefix("10.0.7.0/24"), protocol: policy.Protocol, link: 9}},
 		},
 	}
-	o := k.owners()
+	o := k.findOwners()
 	for _, c := range []struct {
 		rule policy.Rule
 		lane string

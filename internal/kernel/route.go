@@ -266,7 +266,8 @@ func listRoutes(h *netlink.Handle, table uint32) ([]route, error) {
 func (k *Kernel) routeObjects(t tableKey, who owners) (out []object) {
 	for _, r := range k.routes[t] {
 		if r.protocol == policy.Protocol {
-			out = append(out, object{r.object("", k.links[r.link].name), who.tables[t.table]})
+			o := r.object("", k.links[r.link].name)
+			out = append(out, object{o, who.route(o)})
 		}
 	}
 	return out
