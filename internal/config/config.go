@@ -66,7 +66,7 @@ func (all sources) resolve() (Config, []error) {
 		if s.masked {
 			continue
 		}
-		lane, laneErrs := s.lane(name, base)
+		lane, laneErrs := s.understand(name, base, all.defaults.data)
 		if laneErrs == nil && baseErrs == nil {
 			sound = append(sound, lane)
 			continue

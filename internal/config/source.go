@@ -25,6 +25,7 @@ type Dirs struct {
 	// Holds tells which lanes have what their files claim already: of two that claim one thing, the one that
 	// holds it is in the right. Without it nobody does.
 	Holds func(policy.Lane) bool
+	Cache *Cache
 }
 
 const (
@@ -47,6 +48,7 @@ type source struct {
 	data   []byte
 	err    error // why there is no data
 	masked bool  // the file only hides those of the folders after it
+	kept   *cached
 }
 
 // sources are all files of a configuration, before a word of them is understood.
@@ -95,7 +97,7 @@ func read(dirs Dirs) sources {
 				s.err = err
 			}
 			if s.err == nil {
-				s = readSource(s.file)
+				s = dirs.Cache.read(s.file)
 			}
 			if !errors.Is(s.err, fs.ErrNotExist) { // removed since the folder was listed
 				all.lanes[name] = s

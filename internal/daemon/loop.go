@@ -110,7 +110,7 @@ func NewLoop(o LoopOptions) *Loop {
 		LoopOptions: o, calls: make(chan func()), asked: map[string]bool{},
 		memory: memory, undo: o.Store.Undo(), noted: memory.Sysctls, said: map[string]string{},
 	}
-	l.Dirs.Holds = l.holds
+	l.Dirs.Holds, l.Dirs.Cache = l.holds, config.NewCache()
 	return l
 }
 
