@@ -26,6 +26,7 @@ type Kernel interface {
 	Tracked(subnets []netip.Prefix) (map[netip.Prefix]bool, error)
 	Apply(policy.Op) error
 	RemoveLinks(names []string) error
+	Flush([]policy.Conntrack) error
 	Glance(links []string) (defaults []policy.HostRoute, ok bool)
 	Fresh(link string) bool
 	MissingDirs(lane string) []string

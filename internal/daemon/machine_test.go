@@ -122,6 +122,14 @@ func (m *machine) Apply(op policy.Op) error {
 	return nil
 }
 
+func (m *machine) Flush(flushes []policy.Conntrack) error {
+	var errs []error
+	for _, c := range flushes {
+		errs = append(errs, m.Apply(policy.Op{Verb: policy.Flush, Object: c}))
+	}
+	return errors.Join(errs...)
+}
+
 func (m *machine) do(op policy.Op) {
 	m.applied++
 	m.ops = append(m.ops, op)

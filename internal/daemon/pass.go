@@ -140,6 +140,9 @@ func (l *Loop) apply(ops []policy.Op, want policy.State) map[string]string {
 		case isLinkRemoval(op):
 			n = run(ops[i:], isLinkRemoval)
 			l.done(ops[i:i+n], l.removeLinks(ops[i:i+n]), failed)
+		case op.Verb == policy.Flush:
+			n = run(ops[i:], func(op policy.Op) bool { return op.Verb == policy.Flush })
+			l.done(ops[i:i+n], l.flush(ops[i:i+n]), failed)
 		default:
 			l.done(ops[i:i+1], l.Kernel.Apply(op), failed)
 		}
@@ -228,6 +231,15 @@ func isLinkRemoval(op policy.Op) bool {
 		return op.Verb == policy.Remove
 	}
 	return false
+}
+
+// flush forgets connections of several lanes in one go.
+func (l *Loop) flush(ops []policy.Op) error {
+	var flushes []policy.Conntrack
+	for _, op := range ops {
+		flushes = append(flushes, op.Object.(policy.Conntrack))
+	}
+	return l.Kernel.Flush(flushes)
 }
 
 // removeLinks removes links in one go: the kernel waits for all processors once for each deletion.

@@ -37,8 +37,6 @@ func (k *Kernel) apply(op policy.Op) error {
 		return k.applySysctl(o)
 	case policy.File:
 		return k.applyFile(op, o)
-	case policy.Conntrack:
-		return k.flushConntrack(o)
 	case policy.Sockets:
 		return destroySockets(o.Netns)
 	}

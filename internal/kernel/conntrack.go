@@ -50,12 +50,19 @@ var tcpStates = [...]string{"", "syn_sent", "syn_recv", "established", "fin_wait
 
 const tcpLastAck, tcpTimeWait, tcpClose = 6, 7, 8
 
-// flushConntrack forgets connections of a lane's subnet: those that are not
-// translated, or all. Translated ones go on by default: an answer to one that is forgotten would find
-// nobody on the host, who would say so to the internet by its own default.
-func (k *Kernel) flushConntrack(c policy.Conntrack) error {
-	return k.forget(newSubnets(c.Subnet), func(e *connection) bool {
-		return c.All || c.Subnet.Contains(e.source) && c.Subnet.Contains(e.answerTo)
+// Flush forgets connections of lanes' subnets: those that are not translated, or all. Translated ones go on by
+// default: an answer to one that is forgotten would find nobody on the host, who would say so to the internet by
+// its own default. It costs one list of all connections, which takes the kernel some 10 ms however few they are.
+func (k *Kernel) Flush(flushes []policy.Conntrack) error {
+	all := make(map[netip.Prefix]bool, len(flushes))
+	var of []netip.Prefix
+	for _, c := range flushes {
+		all[c.Subnet] = all[c.Subnet] || c.All
+		of = append(of, c.Subnet)
+	}
+	set := newSubnets(of...)
+	return k.forget(set, func(e *connection) bool {
+		return slices.ContainsFunc(set.of(e), func(p netip.Prefix) bool { return all[p] || p.Contains(e.source) && p.Contains(e.answerTo) })
 	})
 }
 

@@ -101,7 +101,7 @@ nft 'add chain inet t nat { type nat hook input priority 100; }; add rule inet t
 	}
 	tracked()
 	for _, subnet := range all {
-		if err := k.Apply(policy.Op{Verb: policy.Flush, Object: policy.Conntrack{Subnet: subnet, All: true}}); err != nil {
+		if err := k.Flush([]policy.Conntrack{policy.Conntrack{Subnet: subnet, All: true}}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -132,13 +132,13 @@ nft 'add chain inet t nat { type nat hook input priority 100; }; add rule inet t
 	}
 	tracked(steam4)
 	before := count(steam4)
-	if err := k.Apply(policy.Op{Verb: policy.Flush, Object: policy.Conntrack{Subnet: steam4}}); err != nil {
+	if err := k.Flush([]policy.Conntrack{policy.Conntrack{Subnet: steam4}}); err != nil {
 		t.Fatal(err)
 	}
 	if got := count(steam4); got == 0 || got >= before {
 		t.Errorf("of %d connections %d are left after those that are not translated were forgotten", before, got)
 	}
-	if err := k.Apply(policy.Op{Verb: policy.Flush, Object: policy.Conntrack{Subnet: steam4, All: true}}); err != nil {
+	if err := k.Flush([]policy.Conntrack{policy.Conntrack{Subnet: steam4, All: true}}); err != nil {
 		t.Fatal(err)
 	}
 	if got := count(steam4); got != 0 {

@@ -18,8 +18,8 @@ type have struct {
 	from  map[source][]*object
 	// ours without a lane: perhaps it shows when the rest of the lane is there
 	nobodys map[policy.Object]*object
-	silent  map[int]bool      // links whose own switches may change without an event
-	inner   map[int]innerEnd  // as it was
+	silent  map[int]bool     // links whose own switches may change without an event
+	inner   map[int]innerEnd // as it was
 	owners  owners
 	sysctls map[string]string // that somebody asked for
 }

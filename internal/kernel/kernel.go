@@ -49,6 +49,7 @@ type Kernel struct {
 
 	connections *direct // to connection tracking; nil until it is asked
 	switches    switches
+	inner       map[string]*netlink.Handle // in lanes' namespaces, between two looks
 
 	hostSwitch string // the host's nsswitch.conf
 }
@@ -61,7 +62,7 @@ func Open(log *slog.Logger, changed func()) (*Kernel, error) {
 		log: log, fresh: newFreshness(),
 		links: map[int]hostLink{}, indexes: map[string]int{}, addrs: map[int][]netip.Prefix{}, routes: map[tableKey][]route{},
 		rules: map[uint8][]policy.HostRule{}, netns: map[string]*netnsState{}, resolv: map[string]resolvState{},
-		sysctls: map[string]map[string]string{}, switches: openSwitches(),
+		sysctls: map[string]map[string]string{}, switches: openSwitches(), inner: map[string]*netlink.Handle{},
 	}
 	k.stale.all()
 	removeUnboundNetns()
@@ -92,6 +93,7 @@ func (k *Kernel) Close() {
 		k.events.Close()
 		k.files.Close()
 	}
+	k.leave()
 	k.host.Close()
 	k.direct.close()
 	k.switches.close()
@@ -113,6 +115,7 @@ func (k *Kernel) Fresh(name string) bool {
 // Observe returns what is ours and what else there is. The values of the
 // sysctls named in keys, of others' links, are among both; those that do not exist are left out.
 func (k *Kernel) Observe(keys []string) (policy.Parts, *policy.Host, error) {
+	k.leave()
 	if k.events == nil {
 		k.stale.all()
 	} else {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"time"
+	"unsafe"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -65,13 +66,33 @@ func (k *Kernel) readLinks(stale linkSet) error {
 	return nil
 }
 
-// hasLink tells whether the link with an index has a name, without the lock that whoever changes links holds.
+// hasLink tells whether the link with an index has a name.
 func (d *direct) hasLink(index int, name string) bool {
-	r, err := unix.NewIfreq(name)
+	now, err := d.indexOf(name)
+	return err == nil && now == index
+}
+
+// indexOf returns a link's index. It takes no lock, as a request to rtnetlink does, that whoever changes links holds.
+func (d *direct) indexOf(name string) (int, error) {
+	r, err := d.ifreq(name, unix.SIOCGIFINDEX)
 	if err != nil {
-		return false
+		return 0, err
 	}
-	return unix.IoctlIfreq(d.fd, unix.SIOCGIFINDEX, r) == nil && r.Uint32() == uint32(index)
+	return int(r.Uint32()), nil
+}
+
+// runs tells whether a link is up and carries packets; true as well when it is gone.
+func (d *direct) runs(name string) bool {
+	r, err := d.ifreq(name, unix.SIOCGIFFLAGS)
+	return err != nil || r.Uint16()&unix.IFF_RUNNING != 0
+}
+
+func (d *direct) ifreq(name string, request uint) (*unix.Ifreq, error) {
+	r, err := unix.NewIfreq(name)
+	if err == nil {
+		err = unix.IoctlIfreq(d.fd, request, r)
+	}
+	return r, err
 }
 
 // noteLink notes what a look at a link with this index, 0 when it has none, has found.
@@ -198,15 +219,9 @@ func (k *Kernel) applyBridge(op policy.Op, b policy.Bridge) error {
 	case policy.Remove:
 		return k.deleteLink(b.Name)
 	case policy.Add:
-		attrs := netlink.NewLinkAttrs()
-		attrs.Name, attrs.MTU, attrs.Group = b.Name, b.MTU, policy.LinkGroup
-		if err := k.host.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
-			return err
-		}
+		return k.direct.addLink(newLink{name: b.Name, kind: "bridge", mtu: b.MTU, lane: b.Lane})
 	}
-	return k.setOurLink(b.Name, linkChange{
-		alias: policy.AliasPrefix + b.Lane, mtu: b.MTU, setMaster: true, stayDown: op.Verb == policy.Add,
-	})
+	return k.setOurLink(b.Name, linkChange{alias: policy.AliasPrefix + b.Lane, mtu: b.MTU, setMaster: true})
 }
 
 func (k *Kernel) applyVeth(op policy.Op, v policy.Veth) error {
@@ -220,46 +235,92 @@ func (k *Kernel) applyVeth(op policy.Op, v policy.Veth) error {
 	if op.Verb == policy.Remove {
 		return k.deleteLink(v.Name)
 	}
-	ns, err := openNetns(v.Netns)
-	if err != nil {
-		return err
-	}
-	defer ns.Close()
-	if err := ns.do(func(h *netlink.Handle) error { return requireOurs(h, v.Netns) }); err != nil {
-		return err
-	}
-	if op.Verb == policy.Add {
-		attrs := netlink.NewLinkAttrs()
-		attrs.Name, attrs.MTU, attrs.Group = v.Name, v.MTU, policy.LinkGroup
-		pair := &netlink.Veth{LinkAttrs: attrs, PeerName: v.Inner, PeerNamespace: netlink.NsFd(ns)}
-		if err := k.host.LinkAdd(pair); err != nil {
-			return err
-		}
-	}
 	master := -1
 	if v.Bridge != "" {
-		bridge, err := k.host.LinkByName(v.Bridge)
-		if err != nil {
+		var err error
+		if master, err = k.direct.indexOf(v.Bridge); err != nil {
 			return fmt.Errorf("bridge %s: %w", v.Bridge, err)
 		}
-		master = bridge.Attrs().Index
 	} else if have, ok := op.Have.(policy.Veth); ok && have.Bridge != "" {
 		master = 0
 	}
-	if err := k.setOurLink(v.Name, linkChange{alias: policy.AliasPrefix + v.Lane, mtu: v.MTU, master: master, setMaster: master >= 0}); err != nil {
-		return err
-	}
-	err = ns.do(func(h *netlink.Handle) error {
+	return k.in(v.Netns, func(h *netlink.Handle) error {
+		if op.Verb == policy.Add {
+			ns, err := openNetns(v.Netns)
+			if err != nil {
+				return err
+			}
+			defer ns.Close()
+			l := newLink{name: v.Name, kind: "veth", mtu: v.MTU, master: max(master, 0), up: true, peer: v.Inner, netns: ns, lane: v.Lane}
+			if err := k.direct.addLink(l); err != nil {
+				return err
+			}
+		} else if err := k.setOurLink(v.Name, linkChange{alias: policy.AliasPrefix + v.Lane, mtu: v.MTU, master: master, setMaster: master >= 0}); err != nil {
+			return err
+		}
 		inner, err := h.LinkByName(v.Inner)
 		if err != nil {
 			return fmt.Errorf("link %s: %w", v.Inner, err)
 		}
-		return setLink(h, inner, linkChange{mtu: v.MTU})
+		if err := setLink(h, inner, linkChange{mtu: v.MTU}); err != nil || v.Bridge == "" || op.Verb != policy.Add {
+			return err
+		}
+		return k.raise(v.Bridge, v.Name)
 	})
-	if err != nil || v.Bridge == "" || op.Verb != policy.Add {
+}
+
+// newLink is a link to be made.
+type newLink struct {
+	name, kind string
+	mtu        int    // bytes
+	master     int    // index; 0: none
+	up         bool   // from its birth
+	lane       string // for its alias
+	// Of a veth: the other end's name and namespace.
+	peer  string
+	netns openedNetns
+}
+
+// addLink makes a link with all that it is in one request, and its alias, which a new link can't have, in a second one.
+// The library would need a request for each, and one before each that asks for the link's number.
+func (d *direct) addLink(l newLink) error {
+	flags := uint32(0)
+	if l.up {
+		flags = unix.IFF_UP
+	}
+	body := appendIfInfo(nil, unix.IfInfomsg{Flags: flags, Change: flags})
+	body = appendAttr(body, unix.IFLA_IFNAME, append([]byte(l.name), 0))
+	body = appendNumber(body, unix.IFLA_MTU, uint32(l.mtu))
+	body = appendNumber(body, unix.IFLA_GROUP, policy.LinkGroup)
+	if l.master != 0 {
+		body = appendNumber(body, unix.IFLA_MASTER, uint32(l.master))
+	}
+	info := appendAttr(nil, unix.IFLA_INFO_KIND, append([]byte(l.kind), 0))
+	if l.peer != "" {
+		peer := appendIfInfo(nil, unix.IfInfomsg{})
+		peer = appendAttr(peer, unix.IFLA_IFNAME, append([]byte(l.peer), 0))
+		peer = appendNumber(peer, unix.IFLA_MTU, uint32(l.mtu))
+		peer = appendNumber(peer, unix.IFLA_NET_NS_FD, uint32(l.netns))
+		info = appendAttr(info, unix.IFLA_INFO_DATA, appendAttr(nil, nl.VETH_INFO_PEER, peer))
+	}
+	body = appendAttr(body, unix.IFLA_LINKINFO, info)
+	if err := d.do(unix.RTM_NEWLINK, unix.NLM_F_ACK|unix.NLM_F_CREATE|unix.NLM_F_EXCL, body, nil); err != nil {
 		return err
 	}
-	return k.raise(v.Bridge, v.Name)
+	index, err := d.indexOf(l.name)
+	if err != nil {
+		return err
+	}
+	body = appendIfInfo(nil, unix.IfInfomsg{Index: int32(index)})
+	body = appendAttr(body, unix.IFLA_IFALIAS, []byte(policy.AliasPrefix+l.lane))
+	if err := d.do(unix.RTM_SETLINK, unix.NLM_F_ACK, body, nil); err != nil {
+		return fmt.Errorf("set alias of %s: %w", l.name, err)
+	}
+	return nil
+}
+
+func appendIfInfo(b []byte, m unix.IfInfomsg) []byte {
+	return append(b, (*[unix.SizeofIfInfomsg]byte)(unsafe.Pointer(&m))[:]...)
 }
 
 // portPatience is how long a new port may take to carry packets; the kernel takes some 0.1 ms.
@@ -270,10 +331,7 @@ const portPatience = 50 * time.Millisecond
 // kernel next looks at links' carriers, up to a second later; to ask for the
 // bridge has the kernel do that at once, from Linux 6.8 on.
 func (k *Kernel) raise(bridge, port string) error {
-	for start := time.Now(); time.Since(start) < portPatience; time.Sleep(portPatience / 500) {
-		if l, err := k.host.LinkByName(port); err != nil || l.Attrs().OperState == netlink.OperUp {
-			break
-		}
+	for start := time.Now(); time.Since(start) < portPatience && !k.direct.runs(port); time.Sleep(portPatience / 500) {
 	}
 	l, err := k.host.LinkByName(bridge)
 	if err != nil {
@@ -290,7 +348,6 @@ func (k *Kernel) raise(bridge, port string) error {
 
 // linkChange is what setLink changes.
 type linkChange struct {
-	stayDown  bool // otherwise the link also goes up
 	alias     string
 	mtu       int
 	master    int // 0: none
@@ -327,7 +384,7 @@ func setLink(h *netlink.Handle, l netlink.Link, c linkChange) error {
 			return fmt.Errorf("set master of %s: %w", name, err)
 		}
 	}
-	if a.RawFlags&unix.IFF_UP == 0 && !c.stayDown {
+	if a.RawFlags&unix.IFF_UP == 0 {
 		if err := h.LinkSetUp(l); err != nil {
 			return fmt.Errorf("set %s up: %w", name, err)
 		}

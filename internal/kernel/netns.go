@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -61,17 +62,45 @@ func (k *Kernel) in(name string, f func(*netlink.Handle) error) error {
 	if name == "" {
 		return f(k.host)
 	}
+	if h := k.inner[name]; h != nil {
+		return f(h)
+	}
 	ns, err := openNetns(name)
 	if err != nil {
 		return err
 	}
 	defer ns.Close()
-	return ns.do(func(h *netlink.Handle) error {
-		if err := requireOurs(h, name); err != nil {
-			return err
+	h, err := netlink.NewHandleAt(netns.NsHandle(ns), unix.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("enter namespace: %w", err)
+	}
+	if err := requireOurs(h, name); err != nil {
+		h.Close()
+		return err
+	}
+	if len(k.inner) < maxInner {
+		k.inner[name] = h
+	} else {
+		defer h.Close()
+	}
+	return f(h)
+}
+
+// maxInner is how many lanes' namespaces stay open from one operation to the next: to enter one takes as long as
+// three operations in it.
+const maxInner = 200
+
+// leave closes the namespaces that operations have opened, or the one of a name.
+func (k *Kernel) leave(names ...string) {
+	if names == nil {
+		names = slices.Collect(maps.Keys(k.inner))
+	}
+	for _, name := range names {
+		if h := k.inner[name]; h != nil {
+			h.Close()
+			delete(k.inner, name)
 		}
-		return f(h)
-	})
+	}
 }
 
 // requireOurs returns an error unless the namespace that h is in carries our tag for a lane.
@@ -199,6 +228,7 @@ func (k *Kernel) netnsObjects(name string) []object {
 
 func (k *Kernel) applyNetns(op policy.Op, n policy.Netns) error {
 	k.stale.mark(func(p *parts) { p.netns.name(n.Name) })
+	k.leave(n.Name)
 	switch op.Verb {
 	case policy.Add:
 		return k.addNetns(n.Name)
@@ -302,6 +332,7 @@ func (k *Kernel) outerEnd(netns string) string {
 func (k *Kernel) deleteNetns(name string) error {
 	path := policy.NetnsPath(name)
 	err := k.in(name, func(*netlink.Handle) error { return nil })
+	k.leave(name)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		return nil
