@@ -3,9 +3,43 @@ package policy
 import (
 	"math"
 	"net/netip"
+	"reflect"
 	"strings"
 	"testing"
 )
+
+// TestLaneEqual changes each field of a lane: two that differ in one are not equal.
+func TestLaneEqual(t *testing.T) {
+	a := lane("steam", "wlp6s0")
+	if b := lane("steam", "wlp6s0"); !a.equal(&b) {
+		t.Error("a lane is not equal to itself")
+	}
+	for i := range reflect.TypeFor[Lane]().NumField() {
+		b := lane("steam", "wlp6s0")
+		field := reflect.ValueOf(&b).Elem().Field(i)
+		switch v := field.Addr().Interface().(type) {
+		case *[]Selector:
+			*v = nil
+		case *[]netip.Addr:
+			*v = []netip.Addr{ipa("9.9.9.9")}
+		case *[]netip.Prefix:
+			*v = []netip.Prefix{pfx("10.0.0.0/8")}
+		case *netip.Prefix:
+			*v = pfx("10.0.0.0/8")
+		case *netip.Addr:
+			*v = ipa("9.9.9.9")
+		case *bool:
+			*v = !*v
+		case *uint32:
+			*v++
+		default:
+			field.SetString("else")
+		}
+		if a.equal(&b) {
+			t.Errorf("another %s does not count", reflect.TypeFor[Lane]().Field(i).Name)
+		}
+	}
+}
 
 func TestCheckLaneName(t *testing.T) {
 	for _, s := range []string{"a", "0", "steam", "a-b_c", strings.Repeat("x", 32)} {

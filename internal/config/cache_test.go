@@ -10,6 +10,7 @@ import (
 
 // TestCache changes files in all the ways that there are, and compares what a cache makes of them with what a first look does.
 func TestCache(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	file := func(lane string) string { return filepath.Join(dir, lanesDir, lane+suffix) }
 	write := func(path, text string) {
