@@ -7,8 +7,6 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
-
-	"uplane/internal/nsthread"
 )
 
 // direct is a netlink socket for what the library can't ask or reads wrong, and for the two
@@ -44,18 +42,6 @@ func openDirect(family int) (*direct, error) {
 		return nil, err
 	}
 	return d, nil
-}
-
-// openDirectIn opens it in a namespace.
-func openDirectIn(ns openedNetns, family int) (d *direct, err error) {
-	err = nsthread.Run(func() error {
-		if err := unix.Setns(int(ns), unix.CLONE_NEWNET); err != nil {
-			return fmt.Errorf("enter namespace: %w", err)
-		}
-		d, err = openDirect(family)
-		return err
-	})
-	return d, err
 }
 
 func (d *direct) close() { unix.Close(d.fd) }
