@@ -45,9 +45,44 @@ func Build(dir string, flags ...string) error {
 	return nil
 }
 
+// BuildRelease puts the source of an earlier release, which is a commit, into dir, and its binaries into dir/bin.
+func BuildRelease(dir, commit string) error {
+	root, err := moduleRoot()
+	if err != nil {
+		return err
+	}
+	source := filepath.Join(dir, "source.tar")
+	archive := exec.Command("git", "archive", "--output="+source, commit)
+	archive.Dir = root
+	if out, err := archive.CombinedOutput(); err != nil {
+		return fmt.Errorf("the release %s is not in the git history of %s: clone all of it, or run \"git fetch --unshallow\": %w: %s", commit, root, err, out)
+	}
+	for _, args := range [][]string{{"tar", "-xf", source}, {"go", "build", "-o", "bin/", "./cmd/..."}} {
+		cmd := exec.Command(args[0], args[1:]...)
+		cmd.Dir = dir
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("build the release %s: %s: %w: %s", commit, strings.Join(args, " "), err, out)
+		}
+	}
+	return nil
+}
+
 // Install puts the binaries of a folder, and what comes with them, into the host by "make install",
 // and has the bus and NetworkManager, on a [Machine] systemd too, read what is new to them.
 func (w *World) Install(bin string) (*Uplane, error) {
+	root, err := moduleRoot()
+	if err != nil {
+		return nil, err
+	}
+	return w.install(root, bin)
+}
+
+// InstallRelease is Install of what [BuildRelease] has put into a folder.
+func (w *World) InstallRelease(dir string) (*Uplane, error) {
+	return w.install(dir, filepath.Join(dir, "bin"))
+}
+
+func (w *World) install(root, bin string) (*Uplane, error) {
 	bin, err := filepath.Abs(bin)
 	if err != nil {
 		return nil, err
@@ -57,7 +92,7 @@ func (w *World) Install(bin string) (*Uplane, error) {
 	if !w.booted {
 		args = append(args, "-o", "install-dispatcher") // a test of the daemon should not have another that helps it
 	}
-	if err := w.make(args...); err != nil {
+	if err := w.make(root, args...); err != nil {
 		return nil, err
 	}
 	if err := w.reload(); err != nil {
@@ -67,19 +102,25 @@ func (w *World) Install(bin string) (*Uplane, error) {
 }
 
 // InstallDispatcher puts our NetworkManager dispatcher scripts into the host, which Install does only on a [Machine].
-func (u *Uplane) InstallDispatcher() error { return u.world.make("install-dispatcher") }
+func (u *Uplane) InstallDispatcher() error {
+	return u.make("install-dispatcher")
+}
 
 // InstallManual puts manual pages and shell completions into the host, which are made in a folder.
 func (u *Uplane) InstallManual(dir string) error {
-	return u.world.make("install-manual", "BIN="+dir)
+	return u.make("install-manual", "BIN="+dir)
 }
 
-// make makes targets of the module's Makefile, with the host as the place for what is installed.
-func (w *World) make(args ...string) error {
+func (u *Uplane) make(args ...string) error {
 	root, err := moduleRoot()
 	if err != nil {
 		return err
 	}
+	return u.world.make(root, args...)
+}
+
+// make makes targets of the Makefile in root, with the host as the place for what is installed.
+func (w *World) make(root string, args ...string) error {
 	make := exec.Command("make", append([]string{"--silent", "DESTDIR=" + w.Host.Path("/")}, args...)...)
 	make.Dir = root
 	if out, err := make.CombinedOutput(); err != nil {

@@ -66,6 +66,12 @@ func startSite(t *testing.T, ctx context.Context, w *lab.World) *site {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return startUplane(t, ctx, w, u)
+}
+
+func startUplane(t *testing.T, ctx context.Context, w *lab.World, u *lab.Uplane) *site {
+	t.Helper()
+	var err error
 	if err := u.Start(ctx); err != nil {
 		t.Fatal(err)
 	}
