@@ -39,6 +39,10 @@ func TestUpgrade(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			// It reads this when it starts only.
+			if _, err := w.Host.Run("sh", "-c", "mkdir -p /etc/uplane; echo 'firewall = \""+firewall+"\"' >/etc/uplane/uplane.toml"); err != nil {
+				t.Fatal(err)
+			}
 			s := &upgradeTest{startUplane(t, ctx, w, first), dir, firewall, map[string]lab.LaneStatus{}}
 			s.longer(3 * time.Minute)
 			before := s.traces()
@@ -61,8 +65,6 @@ func TestUpgrade(t *testing.T) {
 // firstInstallation has lanes of every kind by the first release.
 func (s *upgradeTest) firstInstallation() {
 	s.Helper()
-	s.sh("mkdir -p /etc/uplane")
-	s.write("/etc/uplane/uplane.toml", "firewall = \""+s.firewall+"\"\n")
 	s.writeLane("steam", "uplink = \"wlp6s0\"\nmark = 100\nallow = [\"192.168.10.0/24\"]\n")
 	s.run("reload")
 	s.wait("steam", isState("up"))
