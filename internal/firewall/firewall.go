@@ -38,8 +38,8 @@ func Open(mode string) (*Firewall, error) {
 	switch mode {
 	case "", "auto":
 		f, err := openNFTables()
-		if err == nil {
-			return f, nil
+		if !lacksNFTables(err) {
+			return f, err // also what fails for a moment, and will not later
 		}
 		f, other := openIPTables("iptables")
 		if other != nil {

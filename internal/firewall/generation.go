@@ -28,6 +28,12 @@ func generation() (uint32, error) {
 	return 0, errors.New("read nftables generation: none in the answer")
 }
 
+// lacksNFTables tells whether an error is that of a kernel without nf_tables: it has no such netlink family at all, or no
+// such part of it.
+func lacksNFTables(err error) bool {
+	return errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EINVAL)
+}
+
 // Somebody who writes rules all the time must not keep us from reading them.
 const (
 	readTries = 10

@@ -29,6 +29,13 @@ type xtables struct {
 }
 
 func openIPTables(name string) (*Firewall, error) {
+	_, noTables := generation()
+	if lacksNFTables(noTables) {
+		// The other variant does not even tell its version there, and is what most hosts prefer.
+		if _, err := exec.LookPath(policy.IPTablesLegacy); err == nil {
+			name = policy.IPTablesLegacy
+		}
+	}
 	cli, err := iptables.New(iptables.Path(name), iptables.Timeout(lockWait))
 	if err != nil {
 		return nil, err
@@ -51,8 +58,7 @@ func openIPTables(name string) (*Firewall, error) {
 	if _, err := exec.LookPath(variant); err == nil {
 		x.command = variant
 	}
-	_, err = generation()
-	return &Firewall{driver: x, nfTables: err == nil}, nil
+	return &Firewall{driver: x, nfTables: noTables == nil}, nil
 }
 
 func (x xtables) Name() string {
