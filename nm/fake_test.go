@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/godbus/dbus/v5"
+
+	"uplane/test/lab"
 )
 
 // fake is a NetworkManager that does on a bus of its own what no real one could
@@ -36,14 +38,13 @@ type fake struct {
 func newFake(t *testing.T) *fake {
 	t.Helper()
 	t.Parallel()
+	lab.RequireProgram(t, "dbus-daemon")
 	daemon := exec.Command("dbus-daemon", "--session", "--nofork", "--nopidfile", "--print-address", "--address=unix:dir="+t.TempDir())
 	out, err := daemon.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := daemon.Start(); errors.Is(err, exec.ErrNotFound) {
-		t.Skip("needs dbus-daemon")
-	} else if err != nil {
+	if err := daemon.Start(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

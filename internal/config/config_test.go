@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"uplane/policy"
+	"uplane/test/lab"
 )
 
 func TestLoadEveryKey(t *testing.T) {
@@ -154,9 +155,7 @@ etc/lanes.d/loop.toml: too many levels of symbolic links
 
 // A folder in which anybody can put files breaks its lanes, with one error.
 func TestFolderOthersCanWrite(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: nobody else is protected")
-	}
+	lab.RequireRoot(t) // nobody else is protected
 	dirs, top := newDirs(t, map[string]string{
 		"etc/lanes.d/a.toml": "uplink = \"eth1\"",
 		"etc/lanes.d/b.toml": "uplink = \"eth1\"",

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"uplane/policy"
+	"uplane/test/lab"
 )
 
 func TestChainsRoundTrip(t *testing.T) {
@@ -196,9 +197,11 @@ func TestAlternativesSwitched(t *testing.T) {
 	w := open(t, "iptables")
 	bin := t.TempDir()
 	for _, suffix := range []string{"", "-save", "-restore"} {
-		path, err := exec.LookPath("iptables-legacy" + suffix)
+		name := policy.IPTablesLegacy + suffix
+		lab.RequireProgram(t, name)
+		path, err := exec.LookPath(name)
 		if err != nil {
-			t.Skip(err)
+			t.Fatal(err)
 		}
 		if err := os.Symlink(path, filepath.Join(bin, "iptables"+suffix)); err != nil {
 			t.Fatal(err)

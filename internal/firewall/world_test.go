@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
-	"os"
 	"os/exec"
 	"runtime"
 	"slices"
@@ -14,18 +13,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"uplane/policy"
+	"uplane/test/lab"
 )
 
 // isolate gives the test a network namespace of its own. The thread stays locked, and dies with the test: commands
 // and sockets of the test's goroutine are in there too.
 func isolate(t testing.TB) {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("must be root for a network namespace")
-		}
-		t.Skip("must be root for a network namespace")
-	}
+	lab.RequireRoot(t)
 	runtime.LockOSThread()
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 		t.Fatalf("unshare: %v", err)

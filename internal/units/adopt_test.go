@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"uplane/test/lab"
 )
 
 func must(t *testing.T, err error) {
@@ -124,9 +126,7 @@ func TestAdoptAndRelease(t *testing.T) {
 
 // TestVerify has systemd read what we ship and write.
 func TestVerify(t *testing.T) {
-	if _, err := exec.LookPath("systemd-analyze"); err != nil {
-		t.Skip("needs systemd-analyze")
-	}
+	lab.RequireProgram(t, "systemd-analyze")
 	dir := t.TempDir()
 	template, err := os.ReadFile("../../packaging/systemd/uplane-lane@.target")
 	must(t, err)

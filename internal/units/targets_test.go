@@ -3,9 +3,7 @@ package units
 import (
 	"bufio"
 	"context"
-	"errors"
 	"log/slog"
-	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -29,14 +27,11 @@ type stage struct {
 func newStage(t *testing.T) *stage {
 	t.Helper()
 	t.Parallel()
+	lab.RequireProgram(t, "dbus-daemon")
 	daemon := exec.Command("dbus-daemon", "--session", "--nofork", "--nopidfile", "--print-address", "--address=unix:dir="+t.TempDir())
 	out, err := daemon.StdoutPipe()
 	must(t, err)
-	if err := daemon.Start(); errors.Is(err, exec.ErrNotFound) && os.Getenv("CI") != "true" {
-		t.Skip("needs dbus-daemon")
-	} else if err != nil {
-		t.Fatal(err)
-	}
+	must(t, daemon.Start())
 	t.Cleanup(func() { _ = daemon.Process.Kill(); _ = daemon.Wait() })
 	address, err := bufio.NewReader(out).ReadString('\n')
 	must(t, err)

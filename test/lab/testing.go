@@ -9,18 +9,30 @@ import (
 	"time"
 )
 
-// RequireRoot skips a test that needs a world when the user is not root. In CI, where the variable
-// CI is "true", it fails instead: there a skipped test would go unseen.
+// RequireRoot skips a test that needs root, as a world does, when the user is not. In CI it fails: see [Lacks].
 func RequireRoot(t testing.TB) {
 	t.Helper()
-	if os.Getuid() == 0 {
-		return
+	if os.Getuid() != 0 {
+		Lacks(t, "needs root")
 	}
-	const text = "needs root, for network namespaces"
+}
+
+// RequireProgram skips a test that needs a program which is not installed. In CI it fails: see [Lacks].
+func RequireProgram(t testing.TB, name string) {
+	t.Helper()
+	if _, err := lookPath(name); err != nil {
+		Lacks(t, "needs "+name+", which \"make setup\" installs")
+	}
+}
+
+// Lacks skips a test that needs something. In CI, where the variable CI is "true", it fails instead: there a skipped test
+// would go unseen.
+func Lacks(t testing.TB, what string) {
+	t.Helper()
 	if os.Getenv("CI") == "true" {
-		t.Fatal(text)
+		t.Fatal(what)
 	}
-	t.Skip(text)
+	t.Skip(what)
 }
 
 // Start is [New] for a test: it fails the test on an error, closes the world at its end, and shows
