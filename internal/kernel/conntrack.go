@@ -127,7 +127,7 @@ func (k *Kernel) listConnections(af uint8, each func(*connection)) error {
 			each(&c)
 		}
 	})
-	if err == unix.EINVAL || err == unix.EOPNOTSUPP || err == unix.EPROTONOSUPPORT {
+	if lacksConntrack(err) {
 		return fmt.Errorf("%w: %w", ErrNoConntrack, err)
 	}
 	if err != nil {
@@ -135,6 +135,9 @@ func (k *Kernel) listConnections(af uint8, each func(*connection)) error {
 	}
 	return nil
 }
+
+// lacksConntrack tells whether an error is that of a kernel whose netfilter has no such part.
+func lacksConntrack(err error) bool { return err == unix.EINVAL || err == unix.EOPNOTSUPP }
 
 // parseConnection reads a message of one connection; false when it is of neither family. It keeps parts of body.
 func parseConnection(body []byte) (connection, bool) {

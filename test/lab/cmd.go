@@ -22,8 +22,9 @@ import (
 // up in the world's own file system. It dies with the world.
 type Cmd struct {
 	*exec.Cmd
-	node *Node
-	wait func() error // once
+	node    *Node
+	prepare func() error // the thread that starts it; nil: nothing
+	wait    func() error // once
 }
 
 // Command is like [exec.Command] for a program in the node. Dir, when empty, is "/"; Env, when nil,
@@ -65,6 +66,11 @@ func (c *Cmd) Start() error {
 					return err
 				}
 				c.Path = path
+			}
+			if c.prepare != nil {
+				if err := c.prepare(); err != nil {
+					return err
+				}
 			}
 			return c.Cmd.Start()
 		})

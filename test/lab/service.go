@@ -29,6 +29,8 @@ type process struct {
 	node *Node
 	name string
 	args []string
+	// prepare prepares the thread that starts it; nil: nothing.
+	prepare func() error
 
 	cmd   *Cmd
 	ended chan struct{} // nil before the first start
@@ -36,6 +38,7 @@ type process struct {
 
 func (p *process) start() error {
 	cmd := p.node.Command(p.name, p.args...)
+	cmd.prepare = p.prepare
 	if err := cmd.startLogged(p.name); err != nil {
 		return err
 	}

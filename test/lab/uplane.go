@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/godbus/dbus/v5"
+	"golang.org/x/sys/unix"
 )
 
 // Uplane is our own software in a world's host.
@@ -171,6 +172,11 @@ func (w *World) verbose() error {
 		return err
 	}
 	return os.WriteFile(w.Host.Path(dir+"/verbose.conf"), []byte(text), 0o644)
+}
+
+// RefuseNetlink has daemons that are started from now on run as by [RefuseNetlink]. Not for a [Machine].
+func (u *Uplane) RefuseNetlink(family int, with unix.Errno) {
+	u.daemon.(*process).prepare = func() error { return RefuseNetlink(family, with) }
 }
 
 // Start starts the daemon and waits until it answers on the bus.

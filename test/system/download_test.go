@@ -58,8 +58,9 @@ func (s *site) download(lane string) (end func() (lost uint64)) {
 				binary.BigEndian.PutUint64(block[i:], n)
 				n++
 			}
+			_ = conn.SetWriteDeadline(time.Now().Add(10 * time.Second))
 			if _, err := conn.Write(block); err != nil {
-				return
+				return // the client knows better why
 			}
 			time.Sleep(100 * time.Microsecond) // others use the machine, too
 		}
