@@ -57,44 +57,80 @@ func (d Debian) Image(ctx context.Context, recipe string) (string, error) {
 	if err := os.MkdirAll(filepath.Dir(image), 0o755); err != nil {
 		return "", err
 	}
-	lock, err := os.OpenFile(image+".lock", os.O_CREATE|os.O_RDWR, 0o644)
-	if err != nil {
-		return "", err
-	}
-	defer lock.Close()
-	err = poll(ctx, 100*time.Millisecond, func() error {
-		return unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	var lock *os.File
+	err = poll(ctx, 100*time.Millisecond, func() (err error) {
+		lock, err = lockImage(image)
+		return err
 	})
 	if err != nil {
 		return "", fmt.Errorf("wait for another process to make %s: %w", image, err)
 	}
+	defer lock.Close()
 	if exists(image) {
 		return image, nil
 	}
+	if err := removeUnfinished(filepath.Dir(image)); err != nil {
+		return "", err
+	}
 	return image, d.make(ctx, recipe, image, lock)
+}
+
+// lockImage takes the lock of who makes an image; whoever has it keeps it by closing it late.
+func lockImage(image string) (*os.File, error) {
+	lock, err := os.OpenFile(image+".lock", os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		lock.Close()
+		return nil, err
+	}
+	return lock, nil
+}
+
+// unfinished is how the name of an image ends that is being made.
+const unfinished = ".new"
+
+// removeUnfinished removes images whose makers were stopped: some GB each, whose recipe may have changed since. Who still
+// makes one has its lock.
+func removeUnfinished(cache string) error {
+	folders, err := filepath.Glob(filepath.Join(cache, "*"+unfinished))
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, folder := range folders {
+		lock, err := lockImage(strings.TrimSuffix(folder, unfinished))
+		if err != nil {
+			continue
+		}
+		errs = append(errs, os.RemoveAll(folder))
+		lock.Close()
+	}
+	return errors.Join(errs...)
 }
 
 func (d Debian) make(ctx context.Context, recipe, image string, lock *os.File) error {
 	fmt.Fprintf(os.Stderr, "lab: making a %s image for test machines, once, in about a minute: %s\n", d, image)
 	start := time.Now()
-	unfinished := image + ".new"
-	if err := os.RemoveAll(unfinished); err != nil {
+	folder := image + unfinished
+	if err := os.RemoveAll(folder); err != nil {
 		return err
 	}
 	// In namespaces of its own: mmdebstrap mounts this machine's /dev below the folder, which must not
 	// be there any more when somebody deletes it, and all of it ends together.
 	cmd := exec.CommandContext(ctx, "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
-		"sh", "-c", recipe, "recipe", string(d), unfinished)
+		"sh", "-c", recipe, "recipe", string(d), folder)
 	cmd.Env = environ()
 	// It holds the lock too, so that it is alone even after this process was killed.
 	cmd.ExtraFiles = []*os.File{lock}
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return errors.Join(
 			fmt.Errorf("make a %s image: %w; it needs Debian's packages from the network:\n%s", d, err, tail(string(out), 20)),
-			os.RemoveAll(unfinished))
+			os.RemoveAll(folder))
 	}
 	fmt.Fprintf(os.Stderr, "lab: made the %s image in %v\n", d, time.Since(start).Round(time.Second))
-	return os.Rename(unfinished, image)
+	return os.Rename(folder, image)
 }
 
 func exists(path string) bool {
