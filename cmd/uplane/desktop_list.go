@@ -33,11 +33,16 @@ func desktopListCommand() *cobra.Command {
 			return fmt.Errorf("desktop list: %w", err)
 		}
 		if *asJSON {
-			return printJSON(map[string][]desktop.Launcher{"launchers": append([]desktop.Launcher{}, all...)})
+			return printJSON(desktopDocument{append([]desktop.Launcher{}, all...)})
 		}
 		return printLaunchers(os.Stdout, all)
 	}
 	return c
+}
+
+// desktopDocument is what --json prints; docs/json.md describes it.
+type desktopDocument struct {
+	Launchers []desktop.Launcher `json:"launchers"`
 }
 
 func printLaunchers(w io.Writer, all []desktop.Launcher) error {

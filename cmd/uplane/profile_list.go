@@ -33,7 +33,7 @@ func profileListCommand() *cobra.Command {
 	return c
 }
 
-// profileList is the document of --json.
+// profileList is what --json prints; docs/json.md describes it.
 type profileList struct {
 	Profiles []profileEntry `json:"profiles"`
 	Networks []networkEntry `json:"networks"`

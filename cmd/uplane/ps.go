@@ -37,12 +37,17 @@ root. However they got there: by uplane run, ip netns exec, or as a service.`,
 			}
 			programs := withCommands(all)
 			if asJSON {
-				return printJSON(map[string][]program{"programs": programs})
+				return printJSON(psDocument{programs})
 			}
 			return printPrograms(os.Stdout, programs)
 		})
 	}
 	return c
+}
+
+// psDocument is what --json prints; docs/json.md describes it.
+type psDocument struct {
+	Programs []program `json:"programs"`
 }
 
 // program is a program in a lane, with its command line.

@@ -93,7 +93,7 @@ func showStatus(ctx context.Context, client *api.Client, args []string, asJSON, 
 		if !watch {
 			enc.SetIndent("", "  ")
 		}
-		return enc.Encode(map[string][]laneStatus{"lanes": all})
+		return enc.Encode(statusDocument{all})
 	}
 	if watch && terminal(os.Stdout) {
 		fmt.Print("\x1b[H\x1b[2J") // home, clear
@@ -108,6 +108,11 @@ func showStatus(ctx context.Context, client *api.Client, args []string, asJSON, 
 		fmt.Println("no lanes yet; try: uplane up steam --uplink wlp6s0")
 	}
 	return nil
+}
+
+// statusDocument is what --json prints; docs/json.md describes it.
+type statusDocument struct {
+	Lanes []laneStatus `json:"lanes"`
 }
 
 // laneStatus is a lane in --json. Programs counts the user's own programs in it; for root, all.
