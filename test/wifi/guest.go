@@ -133,6 +133,37 @@ func (g *Guest) Reboot(ctx context.Context) error {
 	return g.WaitBoot(ctx)
 }
 
+// Suspend suspends the guest, as closing a lid does, and waits until it is awake again. All of it
+// sleeps but the processor, for five seconds: from S3 this kernel does not return in QEMU's
+// emulation, and from s2idle its clock does not wake it.
+//
+// Nothing is asked meanwhile: when the driver of the agent's channel suspends, it discards what the
+// agent has not read, and that question is never answered. So the guest says on its console that it
+// is awake.
+func (g *Guest) Suspend(ctx context.Context) error {
+	const awake = "awake again"
+	script := `
+		cd /sys/power
+		echo platform >pm_test
+		before=$(cat suspend_stats/success)
+		systemctl suspend
+		until [ $(cat suspend_stats/success) -gt $before ]; do sleep 0.5; done
+		echo ` + awake + ` >/dev/ttyS0`
+	seen := len(g.Console())
+	err := g.agent.ask("guest-exec", map[string]any{"path": "/bin/sh", "arg": []string{"-ec", script}})
+	if err != nil {
+		return err
+	}
+	for !strings.Contains(g.Console()[seen:], awake) {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for the guest to wake up: %w", ctx.Err())
+		case <-time.After(300 * time.Millisecond):
+		}
+	}
+	return nil
+}
+
 // Run runs a shell script in the guest as root, and returns what it printed.
 func (g *Guest) Run(ctx context.Context, script string) (string, error) {
 	var started struct {

@@ -40,6 +40,7 @@ func TestWiFi(t *testing.T) {
 		{"roam away", d.roamsAway},
 		{"wrong network", d.wrongNetwork},
 		{"airplane mode", d.airplaneMode},
+		{"suspend", d.suspend},
 		{"reboot", d.reboot},
 	} {
 		d.step(step.name, step.run)
@@ -361,6 +362,26 @@ func (d *day) airplaneMode() {
 		// The kernel's switch is for all radios of the guest, and hostapd does not come back by itself.
 		d.sh(radio.on + "\nsystemctl restart ap@home")
 		d.leavesBy("home", "192.168.50.1")
+	}
+}
+
+// suspend: the lid is closed and opened. NetworkManager takes the radio down before, and the daemon
+// looks at everything again after.
+func (d *day) suspend() {
+	up := func(l lab.LaneStatus) bool { return l.State == "up" }
+	since := d.lane("is up", up).Since
+	ctx, cancel := context.WithTimeout(d.ctx, patience)
+	defer cancel()
+	if err := d.guest.Suspend(ctx); err != nil {
+		d.Fatal(err)
+	}
+	d.say("woke up")
+	// The access point slept as well, and hostapd does not notice.
+	d.sh("systemctl restart ap@home")
+	d.lane("is up anew", func(l lab.LaneStatus) bool { return up(l) && l.Since != since })
+	d.leavesBy("home", "192.168.50.1")
+	if got := d.sh("journalctl --boot --unit=uplaned | grep -c 'woken up from sleep' || true"); got != "1" {
+		d.Errorf("the daemon heard of waking up %s times, want once", got)
 	}
 }
 
