@@ -82,6 +82,13 @@ func toAlone(subnet netip.Prefix) Rule {
 	return Rule{Priority: frontPriority, Family: IPv4, To: subnet, Table: LanesTable}
 }
 
+// within leads what the host itself sends from a lane's gateway address to the lane, where the rule "from" at 0
+// stands before the one "to": whichever of the two was put back last does. The kernel asks the same rules before it
+// answers ARP, and ARP has no mark.
+func within(p netip.Prefix, priority uint32) Rule {
+	return Rule{Priority: priority, Family: IPv4, From: p, To: p, Table: LanesTable}
+}
+
 // rules are a lane's own: its table, for packets that our firewall table has marked, and behind it, for
 // what that table throws, what the host would do. One outside of all blocks has what a block has, for itself.
 func (l *Lane) rules(s *shape) []Object {
@@ -94,6 +101,7 @@ func (l *Lane) rules(s *shape) []Object {
 		out = append(out,
 			toAlone(s.Subnet),
 			Rule{Priority: frontPriority, Family: IPv4, From: s.Subnet, Action: Goto, Goto: at},
+			within(s.Subnet, at+1),
 			Rule{Priority: at + 2, Family: IPv4, From: s.Subnet, Action: UnreachableRule},
 		)
 	}
@@ -103,7 +111,7 @@ func (l *Lane) rules(s *shape) []Object {
 // node is the lanes of one prefix: the rules themselves, or where to go on for each quarter of it.
 // A packet that comes to a node never gets past it.
 func (b *builder) node(places map[string]place, p netip.Prefix, priority uint32, depth int, lanes []ruledLane) {
-	b.common.Add("", Rule{Priority: priority + 2, Family: IPv4, From: p, Action: UnreachableRule})
+	b.common.Add("", within(p, priority+1), Rule{Priority: priority + 2, Family: IPv4, From: p, Action: UnreachableRule})
 	quarter := p.Bits() + 2
 	below := map[netip.Prefix][]ruledLane{}
 	for _, l := range lanes {

@@ -17,14 +17,14 @@ func crowd(n int) *world {
 }
 
 // path returns the rules that a packet meets on its way to its table, as long as none decides.
-func path(rules []HostRule, from netip.Addr, mark uint32) (met int, last Rule) {
+func path(rules []HostRule, from, to netip.Addr, mark uint32) (met int, last Rule) {
 	at := uint32(0)
 	for _, r := range rules {
 		if r.Family != IPv4 || r.Priority < at {
 			continue
 		}
 		met++
-		if r.From.IsValid() && !r.From.Contains(from) || r.To.IsValid() || r.Mask != 0 && r.Mark != mark&r.Mask || r.Table == 255 {
+		if r.From.IsValid() && !r.From.Contains(from) || r.To.IsValid() && !r.To.Contains(to) || r.Mask != 0 && r.Mark != mark&r.Mask || r.Table == 255 {
 			continue
 		}
 		if r.Action == Goto {
@@ -55,12 +55,12 @@ func TestRulesTree(t *testing.T) {
 			worst := 0
 			for _, st := range d.Lanes {
 				from := st.Alloc.Subnet.Addr().Next().Next()
-				met, r := path(w.host.Rules, from, Witness)
+				met, r := path(w.host.Rules, from, netip.MustParseAddr("198.51.100.1"), Witness)
 				worst = max(worst, met)
 				if r.Table != st.Alloc.Table || r.Action != Lookup {
 					t.Fatalf("%s comes to %v", st.Lane.Name, r)
 				}
-				if _, r := path(w.host.Rules, from, 0); r.Action != UnreachableRule {
+				if _, r := path(w.host.Rules, from, netip.MustParseAddr("198.51.100.1"), 0); r.Action != UnreachableRule {
 					t.Fatalf("%s comes to %v without a mark", st.Lane.Name, r)
 				}
 			}
@@ -92,6 +92,37 @@ func TestRulesOfOne(t *testing.T) {
 	w.lanes = slices.Delete(w.lanes, 500, 501)
 	if n := rules(w.decide().Ops); n == 0 || n > 3 {
 		t.Errorf("one less: %d rules change", n)
+	}
+}
+
+// What the host sends from a lane's gateway address finds the lane, also where the rule "to" at 0 was deleted and
+// put back, and so stands behind the one "from".
+func TestRuleToPutBack(t *testing.T) {
+	for _, n := range []int{1, 11} {
+		w := crowd(n)
+		w.lanes = append(w.lanes, lane("alone", "wlp6s0"))
+		w.lanes[n].Subnet = pfx("10.99.0.0/24")
+		d := w.settle()
+		var back []HostRule
+		w.host.Rules = slices.DeleteFunc(w.host.Rules, func(r HostRule) bool {
+			to := r.Priority == frontPriority && r.Table == LanesTable
+			if to {
+				back = append(back, r)
+			}
+			return to
+		})
+		if len(back) != 2 {
+			t.Fatalf("%d rules to lanes, want the block's and the other's", len(back))
+		}
+		for _, r := range back {
+			w.host.Rules = insertRule(w.host.Rules, r)
+		}
+		for _, st := range d.Lanes {
+			gateway := st.Alloc.Subnet.Addr().Next()
+			if _, r := path(w.host.Rules, gateway, gateway.Next(), 0); r.Action != Lookup || r.Table != LanesTable {
+				t.Errorf("%d lanes: from %s to its lane comes to %v", n, gateway, r)
+			}
+		}
 	}
 }
 

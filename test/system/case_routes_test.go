@@ -57,6 +57,24 @@ func TestVPNAfterLanes(t *testing.T) {
 	s.leavesBy("steam", s.world.Wifi.Public)
 }
 
+// TestRuleToPutBack has somebody delete the rule that leads to lanes, so that it stands behind the one from them. The
+// host still answers lanes, ARP included.
+func TestRuleToPutBack(t *testing.T) {
+	s := newSite(t, lab.Plain, wired)
+	s.run("up", "steam", "--uplink", lab.WiFi)
+	s.run("up", "alone", "--uplink", lab.WiFi, "--subnet", "10.99.0.0/24")
+	for _, c := range []struct{ lane, rule, gateway string }{
+		{"steam", "to 10.0.0.0/16 lookup 117117", "10.0.1.1"},
+		{"alone", "to 10.99.0.0/24 lookup 117117", "10.99.0.1"},
+	} {
+		s.sh("ip rule del priority 0 " + c.rule)
+		waitFor(t, func() bool { return strings.Contains(s.sh("ip rule"), c.rule) }, "the rule is back")
+		s.sh("ip -n " + c.lane + " neigh flush all; ip neigh flush all")
+		s.leavesBy(c.lane, s.world.Wifi.Public)
+		s.sh("ip netns exec " + c.lane + " ping -c1 -W2 " + c.gateway)
+	}
+}
+
 // kept is a TCP connection from a lane to the internet that lives through what happens.
 type kept struct {
 	conn net.Conn
