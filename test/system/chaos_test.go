@@ -269,7 +269,9 @@ func (c *chaos) becomesRight(lane *chaosLane, deadline time.Time) {
 		}
 		if time.Now().After(deadline) {
 			c.Fatalf("lane %s does not become right: %s\n%s", lane.name, why,
-				c.shTry("uplane status; uplane plan "+lane.name+"; conntrack -L 2>/dev/null | grep "+lane.server.String()+"; ip rule; ip route show table all proto uplane; ip route; ip -br addr; ip netns exec "+lane.name+" ip route; nft list ruleset").out)
+				c.shTry("uplane status; uplane plan "+lane.name+"; conntrack -L 2>/dev/null | grep "+lane.server.String()+
+					"; ip rule; ip route show table all proto uplane; ip route; ip -br addr; ip neigh; bridge link; nft list ruleset"+
+					"; ip netns exec "+lane.name+" sh -c 'ip addr; ip route; ip neigh; ss -anp; ping -c2 -W1 "+lane.server.String()+"'").out)
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
@@ -292,10 +294,14 @@ func (c *chaos) wrongWith(lane *chaosLane, before map[kind]int64) string {
 		return "its plan is not empty: " + plan.out + plan.err
 	}
 	p := c.programs[lane.name]
+	var silent []kind
 	for k, n := range p.count() {
 		if n <= before[k]+2 {
-			return fmt.Sprintf("%s gets no answers", k)
+			silent = append(silent, k)
 		}
+	}
+	if silent != nil {
+		return fmt.Sprintf("%q get no answers", silent)
 	}
 	want := map[string]netip.Addr{
 		c.world.Wire.LAN.Addr().String():  lab.WirePublic,
