@@ -79,7 +79,7 @@ func (b *builder) answerRules(waiting map[string]bool, draining bool) (kept map[
 		family := FamilyOf(addr)
 		rest := Rule{Priority: answersPriority + 1, Family: family, From: from, Table: a.table}
 		if a.table == 0 {
-			if b.mainRoute(family.Default()) == a.iface {
+			if b.mainRoute(family.Default()) == a.iface && !b.down(a.iface) {
 				continue // the host's own default leads there
 			}
 			rest.Action = UnreachableRule
@@ -91,6 +91,12 @@ func (b *builder) answerRules(waiting map[string]bool, draining bool) (kept map[
 		)
 	}
 	return kept, last, again
+}
+
+// down tells whether NetworkManager takes a card down or has done so. A default that is still there goes next, and
+// the address may be back before the daemon knows.
+func (b *builder) down(iface string) bool {
+	return slices.ContainsFunc(b.uplinks, func(u Uplink) bool { return u.Interface == iface && u.Phase == PhaseDown })
 }
 
 // elsewhereNow tells whether another link than iface has an address.

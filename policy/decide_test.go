@@ -43,7 +43,8 @@ func TestDrain(t *testing.T) {
 }
 
 // What the host answers from an uplink's address leaves by that: to neighbours as the host would, else by a lane's table,
-// and nowhere while the lanes by it wait. The host's own default card needs no rule then.
+// and nowhere while the lanes by it wait. The host's own default card needs no rule then, unless it is being taken down:
+// when it is activated anew, another card is the default for a moment, in which the address is back.
 func TestAnswers(t *testing.T) {
 	own := pfx("192.168.50.4/32")
 	front := Rule{Family: IPv4, From: own, Action: Goto, Goto: answersPriority}
@@ -59,8 +60,13 @@ func TestAnswers(t *testing.T) {
 		t.Errorf("waiting:\n%s", s)
 	}
 	w.host.Routes = slices.DeleteFunc(w.host.Routes, func(r HostRoute) bool { return r.Dev == "enp7s0" })
+	if s, _ := w.build(); !s.Has(front) || !s.Has(closed) {
+		t.Errorf("the host's only way, whose default goes next:\n%s", s)
+	}
+	w.uplinks[0].Phase = PhaseActive
+	w.lanes = nil
 	if s, _ := w.build(); s.Has(front) {
-		t.Errorf("the host's only way:\n%s", s)
+		t.Errorf("the host's only way, without a lane:\n%s", s)
 	}
 }
 
