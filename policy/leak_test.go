@@ -319,7 +319,8 @@ func (j *judge) neighbours() error {
 		return nil // whoever tampered has made it one
 	}
 	for _, from := range j.uplinks {
-		if !from.Addr().Is4() {
+		others := j.Now.Memory.Sysctls["net/ipv4/conf/"+j.cardOf[from.Addr()]+"/forwarding"] // as it was before us
+		if !from.Addr().Is4() || others != "" && others != "0" {
 			continue
 		}
 		sources := []netip.Addr{from.Addr().Next()}
