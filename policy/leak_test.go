@@ -308,9 +308,27 @@ func (j *judge) comingBack() error {
 			if err != nil {
 				return err
 			}
+			if err := j.unreachable(lane, a.Addr()); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
+}
+
+// unreachable: the host tells the peer of a lane that it can't reach by the lane's uplink, or not at all.
+func (j *judge) unreachable(lane, translated netip.Addr) error {
+	if j.Backend == policy.IPTablesChains || j.Tampered == policy.TamperedFirewall {
+		return nil // only our table knows whose connection an error is about
+	}
+	card := j.cardOf[translated]
+	about := walk.Connection{State: policy.CtRelated, Origin: lane, Translated: translated, Card: card}
+	return j.walk(walk.Packet{Destination: internet4, ICMP: true, Connection: about}, "an error of the host", func(v walk.Verdict) string {
+		if j.out(v) && v.Out != card {
+			return "leaves by another card"
+		}
+		return ""
+	})
 }
 
 // neighbours: a host that was no router is none because of lanes.

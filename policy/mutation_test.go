@@ -25,6 +25,7 @@ func TestGuardsAreNeeded(t *testing.T) {
 		{"lanes leave by what the map says only", without("forward", policy.ActDrop), nil, policy.RandomWalks},
 		{"only answers come in", without(policy.InboundChain, policy.ActDrop), nil, policy.RandomWalks},
 		{"lanes do not reach the host", without(policy.HostChain, policy.ActDrop), nil, policy.RandomWalks},
+		{"the host does not speak for lanes", without("output", policy.ActDrop), nil, policy.RandomWalks},
 		{"cards that we opened are closed to strangers", nil, func(o policy.Object) policy.Object {
 			if e, ok := o.(policy.Element); ok && e.Set == policy.Closed {
 				return nil

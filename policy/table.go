@@ -77,15 +77,16 @@ const (
 	FieldOut                      // meta oifname
 	FieldSource4                  // ip saddr
 	FieldDest4                    // ip daddr
+	FieldOrigin4                  // ct original ip saddr: who began the connection
 )
 
 func (f Field) String() string {
-	return [...]string{"", "meta nfproto", "iifname", "oifname", "ip saddr", "ip daddr"}[f]
+	return [...]string{"", "meta nfproto", "iifname", "oifname", "ip saddr", "ip daddr", "ct original ip saddr"}[f]
 }
 
 // keyType is the type of a field in a set's declaration.
 func (f Field) keyType() string {
-	return [...]string{"", "nf_proto", "ifname", "ifname", "ipv4_addr", "ipv4_addr"}[f]
+	return [...]string{"", "nf_proto", "ifname", "ifname", "ipv4_addr", "ipv4_addr", "ipv4_addr"}[f]
 }
 
 // Sets describes every set, by name.
@@ -179,7 +180,7 @@ const (
 )
 
 // Chains is our table's content: (1) nobody redirects what lanes send, (2) lanes reach
-// nothing of the host, (3) what is forwarded, (4) translation, (5) nothing leaves
+// nothing of the host, nor does it speak for them, (3) what is forwarded, (4) translation, (5) nothing leaves
 // untranslated, (6) marks.
 var Chains = []TableChain{
 	// An identity DNAT before everybody's ends NAT for the connection, so no
@@ -202,6 +203,10 @@ var Chains = []TableChain{
 		{[]Match{{State: CtEstablished | CtRelated}, {Reply: true}}, accept}, // of what the host began
 		{[]Match{in(OpenInput)}, accept},
 		{nil, drop},
+	}},
+	// What the host itself says to a peer of a lane that it can't reach is an ICMP error, which leaves by main.
+	{Name: "output", Type: "filter", Hook: "output", Priority: -1, Rules: []FilterRule{
+		{[]Match{{ICMP: true}, {Fields: []Field{FieldOrigin4}, Set: Nets}, notOut(LaneLinks)}, drop},
 	}},
 	{Name: "forward", Type: "filter", Hook: "forward", Priority: -1, Rules: []FilterRule{
 		{nil, Action{Kind: ActVerdictMap, Set: Forward, Fields: []Field{FieldFamily, FieldIn, FieldOut}}},

@@ -116,7 +116,9 @@ func (w *World) matches(m policy.Match, p seen) bool {
 	return true
 }
 
-func ofIPv4(f policy.Field) bool { return f == policy.FieldSource4 || f == policy.FieldDest4 }
+func ofIPv4(f policy.Field) bool {
+	return f == policy.FieldSource4 || f == policy.FieldDest4 || f == policy.FieldOrigin4
+}
 
 // find returns the element of a set that has a packet's fields; nil: none has.
 func (w *World) find(set policy.SetName, fields []policy.Field, p seen) *policy.Element {
@@ -137,8 +139,11 @@ func holds(e *policy.Element, key, fields []policy.Field, p seen) bool {
 		return p.in
 	}
 	address := func(f policy.Field) netip.Addr {
-		if f == policy.FieldDest4 {
+		switch f {
+		case policy.FieldDest4:
 			return p.dest
+		case policy.FieldOrigin4:
+			return p.connection.Origin
 		}
 		return p.source
 	}

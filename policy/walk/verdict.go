@@ -35,6 +35,7 @@ const (
 	Routing     Stage = "routing"
 	Input       Stage = "input"
 	Forward     Stage = "forward"
+	Output      Stage = "output"
 	Postrouting Stage = "postrouting"
 	Out         Stage = "out"
 )

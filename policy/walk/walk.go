@@ -255,6 +255,10 @@ func (j *journey) fromHost() {
 		if !p.Source.IsValid() {
 			p.Source = address(j.addresses(way.dev), p.Family())
 		}
+		if o := j.ours("output", "filter", j.seen()); o.dropped {
+			j.drop(Output, o.object, "dropped")
+			return
+		}
 		j.leaves()
 	}
 }
@@ -272,7 +276,7 @@ func (j *journey) leaves() {
 			return
 		}
 	case c.tracked() && !c.Reply && c.Translated.IsValid():
-		if c.Card != j.out {
+		if c.Card != j.out && !(p.ICMP && c.State == policy.CtRelated) { // an error is not of the connection
 			j.drop(Postrouting, "connection tracking", "the connection was translated for "+c.Card+", and ends here")
 			return
 		}

@@ -67,6 +67,23 @@ func TestAnswersOfTheHost(t *testing.T) {
 	}
 }
 
+// TestHostCannotReachLane takes a lane's veth out of its bridge while a server sends and nobody heals it. The host gives up
+// on the lane's address after three seconds, and tells nobody by the wire.
+func TestHostCannotReachLane(t *testing.T) {
+	s := newSite(t, lab.Plain, wired)
+	s.stream()
+	s.run("up", "steam", "--uplink", lab.WiFi)
+	s.listen("steam")
+	s.uplane.Kill()
+	wire := s.stray()
+	about := s.capture(lab.Wired, func(p lab.Packet) bool { return p.Outgoing && p.Dst == streamAddr.Addr() })
+	s.sh("ip link set ulv-steam nomaster; ip neigh flush dev ul-steam")
+	waitFor(t, func() bool { return strings.Contains(s.sh("ip neigh show dev ul-steam"), "FAILED") }, "the host has given up")
+	s.streaming(50)
+	s.requireNone(wire, "by the wire")
+	s.requireNone(about, "to the server by the wire")
+}
+
 // TestNeighbour is somebody on the Wi-Fi who takes the host for a router, which lanes must not have made of it.
 func TestNeighbour(t *testing.T) {
 	s := newSite(t, lab.Plain, wired)
