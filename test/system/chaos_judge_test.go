@@ -40,8 +40,8 @@ type judge struct {
 	asked    int            // questions that were looked at
 }
 
-// privateSpace is where lanes' subnets are, automatic or not.
-var privateSpace = netip.MustParsePrefix("10.0.0.0/8")
+// privateSpaces are where lanes' subnets are, automatic or not.
+var privateSpaces = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("172.16.0.0/12")}
 
 // cardNets are the networks that the cards can be in.
 var cardNets = map[string][]netip.Prefix{
@@ -80,7 +80,7 @@ func (j *judge) lookAt(card string, p lab.Packet) (*chaosLane, flaw) {
 		lane = j.lanes[p.Src] // passed on
 	}
 	switch {
-	case p.Touches(privateSpace):
+	case slices.ContainsFunc(privateSpaces, p.Touches):
 		return lane, untranslated
 	case lane == nil:
 		return nil, ""

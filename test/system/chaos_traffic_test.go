@@ -16,6 +16,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"uplane/test/lab"
 )
 
@@ -28,7 +30,7 @@ const (
 
 const (
 	beat     = 20 * time.Millisecond // between two packets of one kind
-	streamed = 2 * time.Second       // how long a server streams to somebody who is not heard any more
+	streamed = 2 * time.Second       // how long a server sends to somebody who is not heard any more
 	patience = 3 * time.Second       // after which a program tries anew
 )
 
@@ -53,12 +55,22 @@ func serve(w *lab.World, lane *chaosLane) error {
 				}
 				go func() {
 					defer conn.Close()
+					forgetful(conn)
 					talk(conn)
 				}()
 			}
 		}()
 	}
 	return nil
+}
+
+// forgetful has the kernel send again what nobody acknowledges for no longer than datagrams go on.
+func forgetful(conn net.Conn) {
+	if raw, err := conn.(*net.TCPConn).SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) {
+			_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(streamed.Milliseconds()))
+		})
+	}
 }
 
 // serveDatagrams answers every datagram with its sender's address, and goes on sending to everybody who was heard
