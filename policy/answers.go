@@ -96,7 +96,7 @@ func (b *builder) answerRules(waiting map[string]bool, draining bool) (kept map[
 // down tells whether NetworkManager takes a card down or has done so. A default that is still there goes next, and
 // the address may be back before the daemon knows.
 func (b *builder) down(iface string) bool {
-	return slices.ContainsFunc(b.uplinks, func(u Uplink) bool { return u.Interface == iface && u.Phase == PhaseDown })
+	return slices.ContainsFunc(b.uplinks, func(u *Uplink) bool { return u.Interface == iface && u.Phase == PhaseDown })
 }
 
 // elsewhereNow tells whether another link than iface has an address.

@@ -36,7 +36,7 @@ func TestNoConntrack(t *testing.T) {
 	if tracked, err := k.Tracked([]netip.Prefix{subnet}); !errors.Is(err, ErrNoConntrack) {
 		t.Errorf("tracked: %v, %v", tracked, err)
 	}
-	if err := k.Apply(policy.Op{Verb: policy.Flush, Object: policy.Conntrack{Subnet: subnet}}); !errors.Is(err, ErrNoConntrack) {
+	if err := k.Flush([]policy.Conntrack{{Subnet: subnet}}); !errors.Is(err, ErrNoConntrack) {
 		t.Errorf("flush: %v", err)
 	}
 	if _, _, err := k.Observe(nil); err != nil {
