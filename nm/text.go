@@ -40,12 +40,12 @@ func decodeSSID(bytes []byte) string {
 }
 
 // printable replaces what a terminal could take for a command, and what no
-// selector can name.
+// selector can name. It is a copy, as what assign sets.
 func printable(s string) string {
-	return strings.Map(func(r rune) rune {
+	return strings.Clone(strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) || r == utf8.RuneError {
 			return '?'
 		}
 		return r
-	}, s)
+	}, s))
 }

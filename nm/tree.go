@@ -37,6 +37,7 @@ func newTree() *tree {
 
 // add takes in an object's interfaces.
 func (t *tree) add(path dbus.ObjectPath, ifaces map[string]props) {
+	path = dbus.ObjectPath(strings.Clone(string(path))) // see assign
 	for iface, p := range ifaces {
 		switch iface {
 		case ifaceDevice:

@@ -58,9 +58,17 @@ type builder struct {
 
 // built is what one decision leaves to the next, which then makes only what has changed.
 type built struct {
-	lanes   map[string]*laneParts
-	exits   map[string]*exit // by interface
-	matched matched
+	lanes map[string]*laneParts
+	exits map[string]*exit // by interface
+}
+
+// adopt takes for a lane's part the one that there is, which has the same objects: so there is one of it.
+func (b *built) adopt(lane string, have *Part) {
+	if old := b.lanes[lane]; old != nil {
+		parts := *old
+		parts.part = have
+		b.lanes[lane] = &parts
+	}
 }
 
 // laneParts is what one lane needs that no other has, and what it was made of.

@@ -132,8 +132,7 @@ func Decide(in Input) Decision {
 
 	d.Memory = in.remember(&d, clashes, b.saved, draining, answers)
 	d.Memory.Answered, d.Memory.built = answered, b.now
-	was, is, same := narrow(b.seen(have), b.seen(d.Want), last.matched)
-	b.now.matched = same
+	was, is := narrow(b.seen(have), b.seen(d.Want), b.now.adopt)
 	ops := slices.Concat(b.partings(lanes), released, forget, Diff(was, is), b.reconnections(d.Lanes))
 	d.Clean = len(ops) == 0
 	d.Memory.Fights, d.Ops, d.Again = fights(in.Memory.Fights, ops, in.Memory.Converged, in.Now)

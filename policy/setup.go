@@ -177,19 +177,16 @@ func (p Parts) Routes() iter.Seq2[Route, string] {
 	}
 }
 
-// matched are the parts, by lane, that were found to have the same objects.
-type matched map[string][2]*Part
-
 // narrow leaves out of two setups the lanes that are the same in both, and returns the rest as two
-// states to be compared; nil, nil: there is none.
-func narrow(have, want Setup, before matched) (State, State, matched) {
-	now := make(matched, len(want.Parts))
+// states to be compared; nil, nil: there is none. Lanes that were found to be the same are told to equal.
+func narrow(have, want Setup, equal func(lane string, have *Part)) (State, State) {
 	differ := map[string]bool{}
 	for lane, w := range want.Parts {
-		pair := [2]*Part{have.Parts[lane], w}
-		if before[lane] == pair || pair[0] != nil && len(w.State) == len(pair[0].State) && len(minus(w.State, pair[0].State)) == 0 {
-			now[lane] = pair
-		} else {
+		switch h := have.Parts[lane]; {
+		case h == w:
+		case h != nil && len(w.State) == len(h.State) && len(minus(w.State, h.State)) == 0:
+			equal(lane, h)
+		default:
 			differ[lane] = true
 		}
 	}
@@ -216,7 +213,7 @@ func narrow(have, want Setup, before matched) (State, State, matched) {
 		everybody = everybody || isWhole(o)
 	}
 	if len(differ) == 0 {
-		return nil, nil, now
+		return nil, nil
 	}
 	differ[""] = true
 	h, w := maps.Clone(have.Filter), maps.Clone(want.Filter)
@@ -233,7 +230,7 @@ func narrow(have, want Setup, before matched) (State, State, matched) {
 			}
 		}
 	}
-	return h, w, now
+	return h, w
 }
 
 // isWhole tells whether what an object does to a lane does not show by its name.

@@ -68,7 +68,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 
 // memoryLimit, in bytes, is what the collector aims at after a thousand lanes were built at once,
 // which leaves more garbage behind than ever comes again. It is no bound: more lanes take more.
-const memoryLimit = 40 << 20
+const memoryLimit = 48 << 20
 
 func serve(o options, stderr io.Writer) error {
 	if os.Geteuid() != 0 {
