@@ -55,6 +55,10 @@ const (
 //   - access points come and go with every scan, so they are neither announced
 //     nor followed; see [tree.missing].
 //
+//
+// That NetworkManager has started up is the manager's to tell, which is only listened to until then (see
+// [session.hearManager]): whenever a link comes or goes it names all devices twice, with a thousand lanes 200 KiB.
+//
 // A rule's sender is a well-known name for the bus to resolve. Messages that are
 // sent to this process directly pass no rule; package wire drops them.
 func matchRules() [][]dbus.MatchOption {
@@ -64,7 +68,7 @@ func matchRules() [][]dbus.MatchOption {
 		dbus.WithMatchMember("NameOwnerChanged"),
 		dbus.WithMatchArg(0, busName),
 	}}
-	for _, iface := range []string{ifaceManager, ifaceDevice, ifaceActive, ifaceIP4, ifaceIP6, ifaceProfile} {
+	for _, iface := range []string{ifaceDevice, ifaceActive, ifaceIP4, ifaceIP6, ifaceProfile} {
 		rules = append(rules, []dbus.MatchOption{
 			dbus.WithMatchSender(busName),
 			dbus.WithMatchInterface(properties),
@@ -86,6 +90,9 @@ func matchRules() [][]dbus.MatchOption {
 		dbus.WithMatchMember("Updated"),
 	})
 }
+
+// managerRule selects the changes of the manager's properties.
+const managerRule = "type='signal',sender='" + busName + "',interface='" + properties + "',member='PropertiesChanged',arg0='" + ifaceManager + "'"
 
 // Device types that gonetworkmanager does not know yet.
 const (

@@ -42,6 +42,7 @@ type session struct {
 	// asked is what was missing when the last fetch began.
 	asked map[dbus.ObjectPath]gonetworkmanager.NmDeviceState
 
+	hearing bool // the manager's signals come, see hearManager
 	reading reading
 	// left is when a bridge that outlives its deleted profile counts as somebody else's.
 	left <-chan time.Time
@@ -129,11 +130,25 @@ func (s *session) meet(owner string) {
 	s.start()
 }
 
+// hearManager has the bus send the manager's signals, or no more. The bus does it before what we ask next.
+func (s *session) hearManager(hear bool) {
+	if s.hearing == hear {
+		return
+	}
+	s.hearing = hear
+	method := ".RemoveMatch"
+	if hear {
+		method = ".AddMatch"
+	}
+	s.conn.BusObject().Go(driver+method, dbus.FlagNoReplyExpected, nil, managerRule)
+}
+
 // start asks for all of NetworkManager's objects, and does not wait.
 func (s *session) start() {
 	s.again = nil
 	ctx, cancel := context.WithTimeout(s.ctx, fetchTimeout)
 	done := make(chan *dbus.Call, 1)
+	s.hearManager(true)
 	// By its unique name: the well-known one would start a stopped NetworkManager.
 	s.conn.Object(s.owner, objectRoot).GoWithContext(ctx, objectManager+".GetManagedObjects", dbus.FlagNoAutoStart, done)
 	s.fetch, s.cancel, s.noted = done, cancel, nil
@@ -273,6 +288,9 @@ func (s *session) publish() {
 	}
 	if s.stale {
 		s.assemble()
+	}
+	if s.fetch == nil && !s.tree.startup {
+		s.hearManager(false)
 	}
 	s.readProfiles()
 	if s.reading.first && !s.reading.idle() {
