@@ -68,7 +68,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 
 // memoryLimit, in bytes, is what the collector aims at after a thousand lanes were built at once,
 // which leaves more garbage behind than ever comes again. It is no bound: more lanes take more.
-const memoryLimit = 48 << 20
+const memoryLimit = 56 << 20
 
 func serve(o options, stderr io.Writer) error {
 	if os.Geteuid() != 0 {
@@ -79,7 +79,6 @@ func serve(o options, stderr io.Writer) error {
 		level = slog.LevelDebug
 	}
 	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))
-	debug.SetGCPercent(50) // a daemon that mostly sleeps: memory is dearer than the rare collection
 	debug.SetMemoryLimit(memoryLimit)
 
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)

@@ -86,6 +86,7 @@ type Loop struct {
 	calls chan func()
 
 	config   config.Config
+	files    policy.Files // what it says
 	firewall Firewall // nil: it could not be opened
 	mode     string   // what it was opened with
 	swept    bool     // nothing is left of other backends
@@ -277,7 +278,7 @@ func (l *Loop) holds(lane policy.Lane) bool {
 // is logged and returned. Lanes whose file is broken stay as they were.
 func (l *Loop) readConfig() []error {
 	cfg, errs := config.Load(l.Dirs)
-	l.config = cfg
+	l.config, l.files = cfg, filesOf(cfg)
 	if err := l.openFirewall(); err != nil {
 		errs = append(errs, err)
 	}

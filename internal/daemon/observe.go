@@ -5,21 +5,22 @@ import (
 	"slices"
 	"time"
 
+	"uplane/internal/config"
 	"uplane/policy"
 )
 
 // survey tells which lanes there are.
 func (l *Loop) survey() policy.Sources {
-	return policy.Survey(l.files(), l.snapshot(), l.memory)
+	return policy.Survey(l.files, l.snapshot(), l.memory)
 }
 
-// files is what the configuration says, in policy's words.
-func (l *Loop) files() policy.Files {
-	f := policy.Files{Broken: make(map[string]string, len(l.config.Broken)), Partial: l.config.Partial}
-	for _, c := range l.config.Lanes {
-		f.Lanes = append(f.Lanes, policy.FileLane{Lane: c.Lane, Path: c.File})
+// filesOf is what the configuration says, in policy's words.
+func filesOf(c config.Config) policy.Files {
+	f := policy.Files{Lanes: make([]policy.FileLane, len(c.Lanes)), Broken: make(map[string]string, len(c.Broken)), Partial: c.Partial}
+	for i, lane := range c.Lanes {
+		f.Lanes[i] = policy.FileLane{Lane: lane.Lane, Path: lane.File}
 	}
-	for name, err := range l.config.Broken {
+	for name, err := range c.Broken {
 		f.Broken[name] = err.Error()
 	}
 	return f
@@ -43,16 +44,17 @@ func (l *Loop) snapshot() policy.Snapshot {
 // decide observes everything and decides; it changes nothing. Lanes that are to be planned
 // beside those that are wanted are in extra.
 func (l *Loop) decide(extra ...string) (policy.Decision, error) {
-	in := policy.Input{Now: time.Now(), Files: l.files(), NM: l.snapshot(), Memory: l.memory, Extra: extra}
-	if l.bridgesMoved(in) {
-		l.Kernel.Invalidate()
-	}
+	in := policy.Input{Now: time.Now(), Files: l.files, NM: l.snapshot(), Memory: l.memory, Extra: extra}
 	for {
 		if err := l.observe(&in); err != nil {
 			return policy.Decision{}, err
 		}
 		l.followGateway()
 		d := policy.Decide(in)
+		if l.bridgesMoved(&d.Sources) {
+			l.Kernel.Invalidate()
+			continue
+		}
 		if len(d.Unknown) == 0 {
 			l.problems = in.Problems
 			return d, nil
@@ -66,10 +68,10 @@ func (l *Loop) decide(extra ...string) (policy.Decision, error) {
 
 // bridgesMoved tells whether a lane's bridge has become NetworkManager's, or is that no more: its signals are no later
 // than the kernel's, so what was read before does not count.
-func (l *Loop) bridgesMoved(in policy.Input) bool {
+func (l *Loop) bridgesMoved(s *policy.Sources) bool {
 	external := map[string]bool{}
-	for name, lane := range policy.Survey(in.Files, in.NM, in.Memory).Known {
-		if lane.External {
+	for name := range s.Known {
+		if s.Known[name].External {
 			external[name] = true
 		}
 	}
