@@ -49,8 +49,7 @@ func (l *Loop) decide(extra ...string) (policy.Decision, error) {
 		if err := l.observe(&in); err != nil {
 			return policy.Decision{}, err
 		}
-		l.followGateway()
-		d := policy.Decide(in)
+		d := l.decideAside(in)
 		if l.bridgesMoved(&d.Sources) {
 			l.Kernel.Invalidate()
 			continue

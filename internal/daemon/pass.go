@@ -24,7 +24,6 @@ func (l *Loop) pass() (again time.Duration) {
 		l.publishBlind(err)
 		return again
 	}
-	l.followGateway()
 	operations = len(d.Ops)
 	ops := l.remember(&d)
 	failed := l.apply(ops, d.Want.Filter)

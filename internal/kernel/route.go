@@ -379,8 +379,12 @@ func (k *Kernel) replaceRoute(r policy.Route) error {
 	if err := notForeign(k.routes[t], r); err != nil {
 		return err
 	}
+	want := toRoute(r, link)
+	if slices.Contains(k.routes[t], want) {
+		return nil // a gateway that came while the loop decided is followed once more
+	}
 	k.stale.mark(func(p *parts) { p.table(t.family, t.table) })
-	return k.direct.replace(toRoute(r, link))
+	return k.direct.replace(want)
 }
 
 // notForeign returns an error when one of others' routes is where r would go: the kernel would replace it, whoever made it.
