@@ -55,7 +55,6 @@ const (
 //   - access points come and go with every scan, so they are neither announced
 //     nor followed; see [tree.missing].
 //
-//
 // That NetworkManager has started up is the manager's to tell, which is only listened to until then (see
 // [session.hearManager]): whenever a link comes or goes it names all devices twice, with a thousand lanes 200 KiB.
 //

@@ -87,9 +87,9 @@ type Loop struct {
 
 	config   config.Config
 	files    policy.Files // what it says
-	firewall Firewall // nil: it could not be opened
-	mode     string   // what it was opened with
-	swept    bool     // nothing is left of other backends
+	firewall Firewall     // nil: it could not be opened
+	mode     string       // what it was opened with
+	swept    bool         // nothing is left of other backends
 	memory   policy.Memory
 	undo     state.Undo
 	noted    map[string]string // the switches that the disk has, as they were before us
