@@ -61,12 +61,22 @@ func destroySockets(name string) error {
 		return err
 	}
 	defer d.close()
+	// All are listed before the first ends: a program that hears of it makes a new one at once, which is to live.
+	var doomed []socket
 	var errs []error
 	for _, protocol := range []uint8{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
 		_ = bothFamilies.each(func(af uint8) error {
-			errs = append(errs, d.destroySockets(af, protocol))
+			sockets, err := d.connected(af, protocol)
+			doomed, errs = append(doomed, sockets...), append(errs, err)
 			return nil
 		})
+	}
+	for _, s := range doomed {
+		err := d.destroy(s)
+		errs = append(errs, err)
+		if err == ErrNoDestroy {
+			break
+		}
 	}
 	return errors.Join(errs...)
 }
@@ -103,42 +113,51 @@ func used(sockstat []byte) bool {
 	return false
 }
 
-func (d *direct) destroySockets(af, protocol uint8) error {
-	states := uint32(connectedStates)
-	if protocol == unix.IPPROTO_UDP {
-		states = 1 << tcpEstablished // connected
-	}
-	var doomed []socketID
+// socket is one that is connected.
+type socket struct {
+	af, protocol uint8
+	id           socketID
+}
+
+// connected lists the sockets of a family and protocol that are connected to somewhere outside.
+func (d *direct) connected(af, protocol uint8) (out []socket, err error) {
 	dumps.Add(1)
-	err := d.do(sockDiagByFamily, unix.NLM_F_DUMP, socketRequest(af, protocol, states, socketID{}), func(body []byte) {
+	request := socketRequest(socket{af: af, protocol: protocol})
+	err = d.do(sockDiagByFamily, unix.NLM_F_DUMP, request, func(body []byte) {
 		if id, ok := parseSocket(body); ok {
-			doomed = append(doomed, id)
+			out = append(out, socket{af, protocol, id})
 		}
 	})
 	if err == unix.ENOENT || err == unix.EAFNOSUPPORT {
-		return nil // no such family or protocol, and so no sockets
+		return nil, nil // no such family or protocol, and so no sockets
 	}
 	if err != nil {
-		return fmt.Errorf("list sockets: %w", err)
+		return nil, fmt.Errorf("list sockets: %w", err)
 	}
-	for _, id := range doomed {
-		switch err := d.do(sockDestroy, unix.NLM_F_ACK, socketRequest(af, protocol, states, id), nil); err {
-		case nil, unix.ENOENT: // it is gone
-		case unix.EOPNOTSUPP:
-			return ErrNoDestroy
-		default:
-			return fmt.Errorf("end a socket: %w", err)
-		}
+	return out, nil
+}
+
+func (d *direct) destroy(s socket) error {
+	switch err := d.do(sockDestroy, unix.NLM_F_ACK, socketRequest(s), nil); err {
+	case nil, unix.ENOENT: // it is gone
+		return nil
+	case unix.EOPNOTSUPP:
+		return ErrNoDestroy
+	default:
+		return fmt.Errorf("end a socket: %w", err)
 	}
-	return nil
 }
 
 // socketRequest is a struct inet_diag_req_v2.
-func socketRequest(af, protocol uint8, states uint32, id socketID) []byte {
+func socketRequest(s socket) []byte {
+	states := uint32(connectedStates)
+	if s.protocol == unix.IPPROTO_UDP {
+		states = 1 << tcpEstablished // connected
+	}
 	b := make([]byte, 4, sizeofDiagReq)
-	b[0], b[1] = af, protocol
+	b[0], b[1] = s.af, s.protocol
 	b = binary.NativeEndian.AppendUint32(b, states)
-	return append(b, id[:]...)
+	return append(b, s.id[:]...)
 }
 
 // parseSocket reads a struct inet_diag_msg; false for a socket that is connected to nobody, or to

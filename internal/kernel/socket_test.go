@@ -205,7 +205,7 @@ func FuzzParseSocket(f *testing.F) {
 	f.Add(body)
 	f.Add(body[:20])
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if id, outside := parseSocket(b); outside && len(socketRequest(b[0], unix.IPPROTO_TCP, connectedStates, id)) != sizeofDiagReq {
+		if id, outside := parseSocket(b); outside && len(socketRequest(socket{b[0], unix.IPPROTO_TCP, id})) != sizeofDiagReq {
 			t.Error("a request has another size")
 		}
 	})
