@@ -236,20 +236,17 @@ func (b *builder) partings(lanes []Lane) []Op {
 	return ops
 }
 
-// reconnections ends the sockets of lanes whose way is another now: their connections are
-// translated to an address that is not theirs any more, and would hang.
+// reconnections ends the sockets of lanes whose way is another now, or whose own address: their connections are
+// translated to an address that is not theirs any more, or come from one, and would hang.
 func (b *builder) reconnections(lanes []LaneStatus) []Op {
 	var ops []Op
 	for i := range lanes {
 		st := &lanes[i]
-		old := b.in.Memory.Lanes[st.Lane.Name].Uplink
-		if old == nil || st.Uplink == nil || old == st.Uplink {
-			continue
-		}
-		if !b.in.Have.Parts[st.Lane.Name].hasLink(st.Alloc.Veth) {
-			continue
-		}
-		if old.Interface != st.Uplink.Interface || !sharesAddress(old, st.Uplink) {
+		old := b.in.Memory.Lanes[st.Lane.Name]
+		renumbered := old.Subnet.IsValid() && old.Subnet != st.Alloc.Subnet
+		moved := old.Uplink != nil && st.Uplink != nil && old.Uplink != st.Uplink &&
+			(old.Uplink.Interface != st.Uplink.Interface || !sharesAddress(old.Uplink, st.Uplink))
+		if (renumbered || moved) && b.in.Have.Parts[st.Lane.Name].hasLink(st.Alloc.Veth) {
 			ops = append(ops, Op{Verb: Destroy, Object: Sockets{st.Lane.Name}, Lane: st.Lane.Name})
 		}
 	}
