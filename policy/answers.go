@@ -76,6 +76,7 @@ func (b *builder) answerRules(waiting map[string]bool, draining bool) (kept map[
 	}
 	for addr, a := range b.answers {
 		from := netip.PrefixFrom(addr, addr.BitLen())
+		b.fw.answering(a.iface, from)
 		family := FamilyOf(addr)
 		rest := Rule{Priority: answersPriority + 1, Family: family, From: from, Table: a.table}
 		if a.table == 0 {

@@ -86,6 +86,13 @@ func (f *firewall) addresses(card string, h *Host) {
 	}
 }
 
+// answering is for an address of a card: what comes in there for it is the host's own, or nobody's.
+func (f *firewall) answering(card string, addr netip.Prefix) {
+	if f.backend == Nftables {
+		f.add("", Element{Set: Answering, In: card, Net: addr})
+	}
+}
+
 // closed lets nothing by that a link brings or takes.
 func (f *firewall) closed(lane, link string) {
 	if f.backend == IPTablesChains {

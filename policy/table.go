@@ -34,7 +34,7 @@ func (t Table) remove() []string        { return []string{"nft delete table inet
 // SetName names a set or map of our table.
 type SetName string
 
-// The sets. A set's size costs a packet nothing: all but Nets, Allowed and OwnAddresses
+// The sets. A set's size costs a packet nothing: all but Nets, Allowed, OwnAddresses and Answering
 // are hashes, and these three are trees.
 const (
 	LaneLinks    SetName = "lanes"     // the host's interfaces of lanes
@@ -46,6 +46,7 @@ const (
 	Allowed      SetName = "allowed"   // networks that a lane may reach beside its uplink
 	Masquerade   SetName = "translate" // pairs between which the source is translated
 	OwnAddresses SetName = "addresses" // of the cards by which lanes leave
+	Answering    SetName = "answering" // such cards, and the addresses that lanes leave or left by there
 	Marks        SetName = "marks"     // what lanes' packets are marked with
 )
 
@@ -100,11 +101,12 @@ var Sets = map[SetName]Set{
 	Allowed:      {Fields: []Field{FieldIn, FieldDest4}, Interval: true},
 	Masquerade:   {Fields: []Field{FieldFamily, FieldIn, FieldOut}},
 	OwnAddresses: {Fields: []Field{FieldOut, FieldSource4}, Interval: true},
+	Answering:    {Fields: []Field{FieldIn, FieldDest4}, Interval: true},
 	Marks:        {Fields: []Field{FieldIn}, Value: ValueMark},
 }
 
 // SetOrder is the order in which sets are declared.
-var SetOrder = []SetName{LaneLinks, Nets, Uplinks, Closed, OpenInput, Forward, Allowed, Masquerade, OwnAddresses, Marks}
+var SetOrder = []SetName{LaneLinks, Nets, Uplinks, Closed, OpenInput, Forward, Allowed, Masquerade, OwnAddresses, Answering, Marks}
 
 // TableChain is a chain of our table.
 type TableChain struct {
@@ -214,9 +216,10 @@ var Chains = []TableChain{
 		{[]Match{{Fields: []Field{FieldOut, FieldSource4}, Set: Allowed}}, Action{Kind: ActGoto, Chain: InboundChain}},
 		{[]Match{in(LaneLinks)}, drop},
 		{[]Match{out(LaneLinks)}, drop},
-		{[]Match{{Fields: []Field{FieldSource4}, Set: Nets}}, drop}, // a neighbour who says that he is a lane
-		{[]Match{{Fields: []Field{FieldDest4}, Set: Nets}}, drop},   // what still comes for a lane that has gone
-		{[]Match{in(Closed)}, drop},                                 // the host is no router because of us
+		{[]Match{{Fields: []Field{FieldSource4}, Set: Nets}}, drop},             // a neighbour who says that he is a lane
+		{[]Match{{Fields: []Field{FieldDest4}, Set: Nets}}, drop},               // what still comes for a lane that has gone
+		{[]Match{{Fields: []Field{FieldIn, FieldDest4}, Set: Answering}}, drop}, // what still comes for a card's former address: a host that routes would say by its default that nobody has it
+		{[]Match{in(Closed)}, drop},                                             // the host is no router because of us
 	}},
 	{Name: OutboundChain, Rules: []FilterRule{
 		{[]Match{{State: CtInvalid | CtUntracked}}, drop}, // what is not tracked is not translated

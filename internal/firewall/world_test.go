@@ -191,6 +191,7 @@ func everyElement() policy.State {
 		policy.Element{Set: policy.Forward, Family: policy.IPv6, In: "ul-1", Out: "wlp6s0", Chain: policy.OutboundChain},
 		policy.Element{Set: policy.Masquerade, Family: policy.IPv6, In: "ul-1", Out: "wlp6s0"},
 		policy.Element{Set: policy.Allowed, In: "ul-1", Net: prefix("192.168.50.0/24")},
+		policy.Element{Set: policy.Answering, In: "wlp6s0", Net: prefix("192.168.50.4/32")},
 		policy.Element{Set: policy.Allowed, In: "ul-1", Net: prefix("192.168.51.7/32")},
 		policy.Element{Set: policy.Allowed, In: "ul-2", Net: prefix("0.0.0.0/0")},
 		policy.Element{Set: policy.Nets, Net: prefix("0.0.0.0/8")},

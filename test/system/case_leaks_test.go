@@ -84,6 +84,20 @@ func TestHostCannotReachLane(t *testing.T) {
 	s.requireNone(about, "to the server by the wire")
 }
 
+// TestFormerAddress is a host that routes, whose uplink gets another address while a stream comes for a lane: for the
+// former one it asks its neighbours in vain, and says so to nobody.
+func TestFormerAddress(t *testing.T) {
+	s := newSite(t, lab.Plain, wired)
+	s.stream()
+	s.sh("sysctl -qw net.ipv4.ip_forward=1")
+	s.run("up", "steam", "--uplink", lab.WiFi)
+	s.listen("steam")
+	about := s.capture(lab.Wired, func(p lab.Packet) bool { return p.Outgoing && p.Dst == streamAddr.Addr() })
+	s.sh("nmcli device modify wlp6s0 ipv4.method manual ipv4.addresses 192.168.50.78/24 ipv4.gateway 192.168.50.1")
+	s.sh("sleep 5") // the kernel gives up asking for a neighbour after 3 s
+	s.requireNone(about, "to the server by the wire")
+}
+
 // TestNeighbour is somebody on the Wi-Fi who takes the host for a router, which lanes must not have made of it.
 func TestNeighbour(t *testing.T) {
 	s := newSite(t, lab.Plain, wired)
