@@ -360,7 +360,7 @@ func (c *chaos) daemonSize() (files, threads, memory int) {
 	return len(entries), threads, memory
 }
 
-// size is how much of everything there is for the lanes, less the rules of cards' addresses, as those of former ones stay
+// size is how much of everything there is for the lanes, less what is about cards' addresses, as that of former ones stays
 // for ten minutes, and those of blocks, as a lane that had a number of its own keeps it.
 func (c *chaos) size() string {
 	c.Helper()
@@ -369,7 +369,7 @@ func (c *chaos) size() string {
 		echo links $(ip -o link | wc -l)
 		echo namespaces $(ip netns | wc -l)
 		echo tables $(nft list tables | grep -c uplane)
-		echo table $(nft -j list table inet uplane | tr , '\n' | wc -l)
+		echo table $(nft list table inet uplane | tr , '\n' | grep -vc '192\.168\.')
 		echo files $(ls /etc/netns/* /etc/uplane/lanes.d | wc -l)`)
 }
 
