@@ -279,6 +279,7 @@ func TestProxyOfTheHost(t *testing.T) {
 	proxy := s.captured(7777)
 	// A container beside the lane shows that the proxy works.
 	s.sh(`ip netns add box; ip link add box0 type veth peer name eth0 netns box
+until nmcli device set box0 managed no; do sleep 0.1; done # else it takes the address away, now and then
 ip addr add 192.0.2.1/24 dev box0; ip link set dev box0 up
 ip -n box addr add 192.0.2.2/24 dev eth0; ip -n box link set dev eth0 up; ip -n box route add default via 192.0.2.1`)
 	box := s.node("box")
