@@ -159,7 +159,7 @@ func (b *builder) build(st *LaneStatus, at place) {
 	if s.filter == IPTablesChains {
 		b.fw.xtLane(l, s.Subnet, s.outer(), l.links(&s), st.Uplink)
 	}
-	b.forwarding(l, s.outer(), st.Uplink)
+	b.forwarding(l, s.outer())
 	if len(l.Allow) > 0 {
 		for card := range b.in.Host.Links { // by any, as the main table says
 			if card != "lo" {

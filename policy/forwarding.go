@@ -25,15 +25,14 @@ func OwnSwitches(link string) []string {
 
 func ipv6Off(link string) string { return "net/ipv6/conf/" + link + "/disable_ipv6" }
 
-// forwarding switches on, on links of others, what lets a lane's packets come in there, and never for the host; keeps
-// the spanning tree protocol off NetworkManager's bridge, whose only port it would keep silent for 30 s; and stops the
-// uplink's siblings in one subnet from answering ARP for it, which would draw the lane's downloads to the wrong card.
-func (b *builder) forwarding(l *Lane, outer string, u *Uplink) {
+// forwarding is what a lane needs of others' links beside its uplink: on NetworkManager's bridge what a lane's interface
+// has, less the spanning tree protocol, which would keep its only port silent for 30 s; and that packets come in by the cards
+// behind which it may reach networks.
+func (b *builder) forwarding(l *Lane, outer string) {
 	if l.External {
-		b.switches[ipv4Conf(outer, "forwarding")] = "1"
-		b.switches[ipv4Conf(outer, "rp_filter")] = "1"
-		if b.in.Host.IPv6 {
-			b.switches[ipv6Off(outer)] = "1"
+		for _, o := range ownSwitches(outer, untouched{ipv6: !b.in.Host.IPv6}) {
+			s := o.(Sysctl)
+			b.switches[s.Key] = s.Value
 		}
 		b.switches[stpKey(outer)] = "0"
 	}
@@ -44,7 +43,8 @@ func (b *builder) forwarding(l *Lane, outer string, u *Uplink) {
 	}
 }
 
-// usedCards does that for the cards by which lanes leave.
+// usedCards lets packets come in by the cards by which lanes leave, never for the host; and stops their siblings in one
+// subnet from answering ARP for them, which would draw lanes' downloads to the wrong card.
 func (b *builder) usedCards() {
 	for _, e := range b.now.exits {
 		b.fw.card(e.iface, b.in.Host)

@@ -28,7 +28,7 @@ type Part struct {
 func NewSetup(s State) Setup {
 	out := Setup{Parts{}, State{}}
 	for o, lane := range s {
-		if isFilter(o) {
+		if IsFilter(o) {
 			out.Filter[o] = lane
 			continue
 		}
@@ -40,8 +40,8 @@ func NewSetup(s State) Setup {
 	return out
 }
 
-// isFilter tells whether an object is in our part of the packet filter.
-func isFilter(o Object) bool {
+// IsFilter tells whether an object is in our part of the packet filter.
+func IsFilter(o Object) bool {
 	switch o.(type) {
 	case Table, Element, Chain, ChainRule:
 		return true
@@ -69,7 +69,7 @@ func (s Setup) Has(o Object) bool {
 
 // laneOf returns the lane that an object in s is part of, and whether it is there.
 func (s Setup) laneOf(o Object) (lane string, ok bool) {
-	if isFilter(o) {
+	if IsFilter(o) {
 		lane, ok = s.Filter[o]
 		return lane, ok
 	}
@@ -86,7 +86,7 @@ func (s Setup) String() string { return s.All().String() }
 
 // hasOf tells whether o is in s as a lane's.
 func (s Setup) hasOf(lane string, o Object) bool {
-	if isFilter(o) {
+	if IsFilter(o) {
 		return s.Filter.Has(o)
 	}
 	p := s.Parts[lane]

@@ -336,13 +336,7 @@ func (w *walker) seen(s State) State {
 		return s
 	}
 	out := maps.Clone(s)
-	maps.DeleteFunc(out, func(o Object, _ string) bool {
-		switch o.(type) {
-		case Table, Element, Chain, ChainRule:
-			return true
-		}
-		return false
-	})
+	maps.DeleteFunc(out, func(o Object, _ string) bool { return IsFilter(o) })
 	return out
 }
 

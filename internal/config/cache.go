@@ -1,8 +1,11 @@
 package config
 
 import (
+	"maps"
 	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -46,6 +49,17 @@ func (c *Cache) read(file string) source {
 		c.files[file] = kept
 	}
 	return s
+}
+
+// keep forgets all files but those of some lanes.
+func (c *Cache) keep(lanes map[string]source) {
+	if c == nil {
+		return
+	}
+	maps.DeleteFunc(c.files, func(file string, _ *cached) bool {
+		name := strings.TrimSuffix(filepath.Base(file), suffix)
+		return lanes[name].file != file
+	})
 }
 
 func stat(file string) (st syscall.Stat_t, ok bool) {

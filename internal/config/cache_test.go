@@ -51,4 +51,7 @@ func TestCache(t *testing.T) {
 	if len(cache.files) == 0 {
 		t.Error("nothing is kept")
 	}
+	if cache.files[file("games")] != nil {
+		t.Error("a file that is gone is kept")
+	}
 }

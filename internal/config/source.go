@@ -25,6 +25,7 @@ type Dirs struct {
 	// Holds tells which lanes have what their files claim already: of two that claim one thing, the one that
 	// holds it is in the right. Without it nobody does.
 	Holds func(policy.Lane) bool
+	// Cache keeps what lane files say from one time to the next; nil: nothing is kept.
 	Cache *Cache
 }
 
@@ -46,9 +47,9 @@ func laneFile(root, lane string) string { return filepath.Join(root, lanesDir, l
 type source struct {
 	file   string
 	data   []byte
-	err    error // why there is no data
-	masked bool  // the file only hides those of the folders after it
-	kept   *cached
+	err    error   // why there is no data
+	masked bool    // the file only hides those of the folders after it
+	kept   *cached // by a [Cache]; nil: it is not
 }
 
 // sources are all files of a configuration, before a word of them is understood.
@@ -104,6 +105,7 @@ func read(dirs Dirs) sources {
 			}
 		}
 	}
+	dirs.Cache.keep(all.lanes)
 	return all
 }
 

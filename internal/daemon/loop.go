@@ -152,7 +152,7 @@ func (l *Loop) Run(ctx context.Context) error {
 }
 
 // burstLength is how long the loop waits for what else changes when something has: NetworkManager changes an address, the
-// link and the routes within some 3 ms. Only a gateway does not wait, and would, for a pass that had begun.
+// link and the routes within some 3 ms. Only a gateway does not wait, and would, for a pass that looks or carries out.
 const burstLength = 3 * time.Millisecond
 
 // firstWord is how long NetworkManager may take to speak when the daemon

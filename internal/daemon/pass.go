@@ -190,13 +190,7 @@ func isDoor(op policy.Op) bool {
 	return ok
 }
 
-func isFirewall(op policy.Op) bool {
-	switch op.Object.(type) {
-	case policy.Table, policy.Element, policy.Chain, policy.ChainRule:
-		return true
-	}
-	return false
-}
+func isFirewall(op policy.Op) bool { return policy.IsFilter(op.Object) }
 
 // applyFirewall makes one transaction of all. When that is refused, each lane gets its own, so that one lane's trouble
 // is not everybody's.
